@@ -1,0 +1,1 @@
+//! Hosts whose KVM is deprivileged: detected, and all remedies in one place.

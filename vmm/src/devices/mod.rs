@@ -1,0 +1,3 @@
+//! The devices of a microVM.
+
+pub mod virtio;

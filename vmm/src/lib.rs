@@ -1,0 +1,18 @@
+//! The virtual machine monitor of taskrun: one microVM per process.
+//!
+//! The `taskrun-vmm` process opens nothing itself: KVM, guest memory, kernel, disks and sockets are descriptors that the
+//! runtime hands to it with a [`config::VmConfig`]. Everything that the guest controls (addresses, lengths, queue
+//! indices, packets) is hostile; nothing it does may panic, block or grow this process without bound.
+//!
+//! # Layout
+//! - [`config`], [`control`], [`end`]: what the runtime says to a VMM and hears from it.
+//! - [`bus`]: devices at addresses, each seeing only offsets.
+//! - [`devices`]: serial, i8042, the exit ports, and virtio over MMIO.
+//! - [`deprivileged`]: the remedies for hosts whose KVM has no hardware virtualisation below it; off elsewhere.
+
+pub mod bus;
+pub mod config;
+pub mod control;
+pub mod deprivileged;
+pub mod devices;
+pub mod end;
