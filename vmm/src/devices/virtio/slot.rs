@@ -1,0 +1,51 @@
+//! A device in its place: with the registers the guest sees and the descriptors that connect it to KVM and to the
+//! device thread.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::VirtioDevice;
+use super::interrupt::Interrupt;
+use super::mmio::MmioTransport;
+
+/// A device shared between its transport and the device thread.
+pub(super) type SharedDevice = Arc<Mutex<Box<dyn VirtioDevice>>>;
+
+/// A device in an MMIO window.
+pub struct Slot {
+    /// The registers, for the MMIO bus.
+    pub transport: Arc<Mutex<MmioTransport>>,
+    /// Each write is an edge of the slot's interrupt line: for `KVM_IRQFD`.
+    pub irq: EventFd,
+    /// Notifications of each queue: for `KVM_IOEVENTFD` at `QueueNotify`, with the queue's index as the value.
+    pub queue_events: Vec<EventFd>,
+    pub(super) device: SharedDevice,
+    pub(super) interrupt: Arc<Interrupt>,
+}
+
+impl Slot {
+    /// Puts `device` into a slot of a machine with this memory.
+    ///
+    /// # Errors
+    /// Those of creating event descriptors.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemoryMmap) -> io::Result<Self> {
+        let irq = EventFd::new(EFD_NONBLOCK)?;
+        let interrupt = Arc::new(Interrupt::new(irq.try_clone()?));
+        let new_event = |_: &u16| EventFd::new(EFD_NONBLOCK);
+        let queue_events = device.queue_sizes().iter().map(new_event).collect::<io::Result<Vec<_>>>()?;
+        let kicks = queue_events.iter().map(EventFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+        let device: SharedDevice = Arc::new(Mutex::new(device));
+        let transport = MmioTransport::new(Arc::clone(&device), memory, Arc::clone(&interrupt), kicks);
+        Ok(Self { transport: Arc::new(Mutex::new(transport)), irq, queue_events, device, interrupt })
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("irq", &self.irq).field("queue_events", &self.queue_events).finish_non_exhaustive()
+    }
+}
