@@ -1,0 +1,79 @@
+//! What a task must not leave behind: a process, a mount, a cgroup, a socket or a temporary file.
+//!
+//! Each run of taskrun carries an identifier in its environment, which its children inherit, so that runs of other
+//! tests at the same time are told apart.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The environment variable that marks the processes of one run.
+pub const MARK: &str = "TASKRUN_TEST_RUN";
+
+/// The host's state that a run must not change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+}
+
+impl Snapshot {
+    /// Looks at the host.
+    #[must_use]
+    pub fn take() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut cgroups = BTreeSet::new();
+        directories(Path::new("/sys/fs/cgroup"), &mut cgroups);
+        Self { mounts: mounts.lines().map(str::to_owned).collect(), cgroups }
+    }
+
+    /// Fails the test when the host has changed since.
+    ///
+    /// # Panics
+    /// When it has.
+    pub fn assert_unchanged(&self) {
+        let now = Self::take();
+        let mounts: Vec<_> = now.mounts.difference(&self.mounts).collect();
+        let cgroups: Vec<_> = now.cgroups.difference(&self.cgroups).collect();
+        assert!(mounts.is_empty() && cgroups.is_empty(), "left behind: mounts {mounts:?}, cgroups {cgroups:?}");
+    }
+}
+
+fn directories(path: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            directories(&entry.path(), found);
+            found.insert(entry.path());
+        }
+    }
+}
+
+/// The living processes of the run with this mark: process id and command line.
+#[must_use]
+pub fn processes(mark: &str) -> Vec<(i32, String)> {
+    let needle = format!("{MARK}={mark}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == needle.as_bytes()) {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
+        }
+    }
+    found
+}
+
+/// Every file below a directory.
+#[must_use]
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}

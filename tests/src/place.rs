@@ -1,0 +1,45 @@
+//! Where the binaries and images under test are. `scripts/test` makes them all and says where; the defaults are the
+//! places where `scripts/build` puts them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+fn or_in_target(variable: &str, path: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let place = env::var_os(variable).map_or_else(|| target.join(path), PathBuf::from);
+    assert!(
+        place.exists(),
+        "{} is missing: run scripts/build and scripts/fixtures, or set {variable}",
+        place.display()
+    );
+    place
+}
+
+/// The `taskrun` binary under test.
+#[must_use]
+pub fn taskrun() -> PathBuf {
+    or_in_target("TASKRUN_TEST_BIN", "tree/bin/taskrun")
+}
+
+/// The static program that looks at its surroundings from inside a task.
+#[must_use]
+pub fn probe() -> PathBuf {
+    or_in_target("TASKRUN_TEST_PROBE", "x86_64-unknown-linux-gnu/release/probe")
+}
+
+/// The directory with the images made from Debian's packages by `scripts/fixtures`.
+///
+/// # Panics
+/// When `TASKRUN_TEST_FIXTURES` does not say where they are.
+#[must_use]
+pub fn fixtures() -> PathBuf {
+    let place = env::var_os("TASKRUN_TEST_FIXTURES").map(PathBuf::from);
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    place.expect("TASKRUN_TEST_FIXTURES is not set: scripts/fixtures prints its value")
+}
+
+/// A reference to an image among the fixtures: `busybox:latest`, `python:latest`, ….
+#[must_use]
+pub fn fixture(name_and_tag: &str) -> String {
+    format!("oci:{}/{name_and_tag}", fixtures().display())
+}

@@ -1,0 +1,302 @@
+//! Starts taskrun as a caller would, with a state directory of its own, and checks that it leaves nothing.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::leftovers::{self, MARK, Snapshot};
+use crate::place;
+
+/// After this long a test gives up on a task, even on the slowest host.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A call of taskrun.
+#[derive(Debug)]
+pub struct Task {
+    command: Command,
+    stdin: Option<Vec<u8>>,
+    run: Run,
+}
+
+/// What every call has: its mark, its directories and the host as it was.
+#[derive(Debug)]
+struct Run {
+    mark: String,
+    home: TempDir,
+    temporary: TempDir,
+    before: Snapshot,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; `None` when a signal ended taskrun itself.
+    pub code: Option<i32>,
+    /// Everything on standard output.
+    pub stdout: Vec<u8>,
+    /// Everything on standard error.
+    pub stderr: Vec<u8>,
+    run: Run,
+}
+
+/// Calls taskrun with these arguments.
+///
+/// # Panics
+/// When the test's own directories can't be made.
+#[must_use]
+pub fn taskrun<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Task {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+    let [home, temporary] = [(), ()].map(|()| directory());
+    let mut command = Command::new(place::taskrun());
+    command.args(arguments).env("TASKRUN_HOME", home.path()).env("TMPDIR", temporary.path()).env(MARK, &mark);
+    command.env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC");
+    Task { command, stdin: None, run: Run { mark, home, temporary, before: Snapshot::take() } }
+}
+
+/// A directory that is gone after the test.
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+impl Task {
+    /// Sets an environment variable of taskrun itself.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Gives taskrun this on its standard input; without it there is nothing.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Puts the call behind another program: `program arguments… taskrun …`.
+    #[must_use]
+    pub fn behind(mut self, words: &[&str]) -> Self {
+        let (program, arguments) = words.split_first().unwrap_or((&"env", &[]));
+        let mut outer = Command::new(program);
+        outer.args(arguments).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
+            };
+        }
+        self.command = outer;
+        self
+    }
+
+    /// The state directory of this call.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.run.home.path()
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When it can't be started, does not end, or leaves something behind.
+    #[must_use]
+    pub fn output(self) -> Outcome {
+        self.start().finish()
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn start(mut self) -> Running {
+        let stdin = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().expect("taskrun starts");
+        if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), self.stdin.take()) {
+            // A task that does not read its input must not hold up the test.
+            thread::spawn(move || pipe.write_all(&bytes));
+        }
+        let stderr = collect(child.stderr.take().expect("a pipe"));
+        Running { child, stderr: Some(stderr), run: self.run }
+    }
+
+    /// Starts it with a terminal (or anything else) as its three standard streams.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn start_on(mut self, terminal: &OwnedFd) -> Running {
+        let copy = || Stdio::from(terminal.try_clone().expect("a descriptor"));
+        self.command.stdin(copy()).stdout(copy()).stderr(copy());
+        let child = self.command.spawn().expect("taskrun starts");
+        Running { child, stderr: None, run: self.run }
+    }
+}
+
+/// A call that is under way.
+#[derive(Debug)]
+pub struct Running {
+    /// The process; its standard output is for the test to read or leave.
+    pub child: Child,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    run: Run,
+}
+
+impl Running {
+    /// Sends a signal to taskrun.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("taskrun is there");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
+    }
+
+    /// The VMM's process id.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn vmm(&self) -> i32 {
+        let processes = leftovers::processes(&self.run.mark);
+        processes.iter().find(|(_, command)| command.contains("taskrun-vmm")).expect("a VMM").0
+    }
+
+    /// Reads standard output up to and with `text`.
+    ///
+    /// # Panics
+    /// When output ends before that.
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn read_until(&mut self, text: &str) -> String {
+        let stdout = self.child.stdout.as_mut().expect("piped standard output");
+        let mut seen = Vec::new();
+        let mut byte = [0];
+        while !seen.ends_with(text.as_bytes()) {
+            let count = stdout.read(&mut byte).expect("readable standard output");
+            assert_ne!(count, 0, "output ended without {text:?}: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&byte);
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    /// Waits for its end, collects the rest, and looks for what it left behind.
+    ///
+    /// # Panics
+    /// When it does not end or leaves something behind.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn finish(mut self) -> Outcome {
+        let stdout = self.child.stdout.take().map(collect);
+        let status = self.wait();
+        let stdout = stdout.map(|thread| thread.join().expect("readable output")).unwrap_or_default();
+        let stderr = self.stderr.map(|thread| thread.join().expect("readable output")).unwrap_or_default();
+        let outcome = Outcome { code: status.code(), stdout, stderr, run: self.run };
+        outcome.assert_nothing_left();
+        outcome
+    }
+
+    /// Waits for the process, and kills it when it takes too long.
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    fn wait(&mut self) -> ExitStatus {
+        let pid = self.pid();
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        let started = Instant::now();
+        let watchdog = thread::spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        let status = self.child.wait().expect("a child");
+        drop(done);
+        let _ = watchdog.join();
+        assert!(started.elapsed() < PATIENCE, "taskrun did not end within {PATIENCE:?}");
+        status
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+impl Outcome {
+    /// Standard output as text, without its last line break.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end_matches(['\r', '\n']).to_owned()
+    }
+
+    /// Standard error as text.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// The state directory of the call.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.run.home.path()
+    }
+
+    /// Checks the exit code, and shows everything when it is another.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[must_use]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.text(), self.errors());
+        self
+    }
+
+    /// Checks that it failed with this exit code and one sentence that has all these words.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn expect_failure(self, code: i32, words: &[&str]) {
+        let outcome = self.expect_code(code);
+        let errors = outcome.errors();
+        assert_eq!(errors.trim_end().lines().count(), 1, "not one sentence: {errors}");
+        assert!(errors.starts_with("taskrun: "), "not taskrun's own words: {errors}");
+        for word in words {
+            assert!(errors.contains(word), "no {word:?} in: {errors}");
+        }
+    }
+
+    /// Another call with the state directory of this one.
+    #[must_use]
+    pub fn again<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Task {
+        taskrun(arguments).env("TASKRUN_HOME", self.home())
+    }
+
+    fn assert_nothing_left(&self) {
+        let processes = leftovers::processes(&self.run.mark);
+        assert!(processes.is_empty(), "left behind: processes {processes:?}");
+        let mut files = leftovers::files(self.run.temporary.path());
+        let ledger = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ledger"));
+        files.extend(leftovers::files(self.home()).into_iter().filter(|path| !ledger(path)));
+        assert!(files.is_empty(), "left behind: files {files:?}");
+        self.run.before.assert_unchanged();
+    }
+}
