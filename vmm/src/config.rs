@@ -3,6 +3,13 @@
 //! Descriptors travel beside the JSON (`SCM_RIGHTS`), so the description names each by its place among them
 //! ([`FdIndex`]). A description that names a place twice, or one that does not exist, is refused.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use serde::{Deserialize, Serialize};
 
 /// A descriptor's place among those that came with the description.
@@ -72,8 +79,129 @@ pub const MAX_VCPUS: u8 = 16;
 /// The least memory of a microVM, in MiB: the kernel, the agent and a small image.
 pub const MIN_MEMORY_MIB: u32 = 64;
 
+/// The most memory of a microVM, in MiB; what fits beside the hole in 39 bits of physical address, the fewest of any CPU.
+pub const MAX_MEMORY_MIB: u32 = 256 << 10;
+
+/// The most block devices: each has an interrupt line of its own, and vsock takes one of the 19 that are there.
+pub const MAX_BLOCKS: usize = 18;
+
+/// The longest name of a block device, in bytes (virtio 1.2, section 5.2.6.1).
+pub const MAX_BLOCK_ID: usize = 20;
+
 /// The alignment of an extent on its block device, in bytes.
 pub const EXTENT_ALIGNMENT: u64 = 4096;
+
+/// Why a description is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The number of vCPUs is out of range.
+    #[error("A microVM has 1 to {MAX_VCPUS} vCPUs, not {0}")]
+    Vcpus(u8),
+    /// The size of the memory is out of range.
+    #[error("A microVM has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB of memory, not {0} MiB")]
+    Memory(u32),
+    /// There are too many block devices.
+    #[error("A microVM has at most {MAX_BLOCKS} block devices, not {0}")]
+    Blocks(usize),
+    /// The name of a block device is unusable or is used twice.
+    #[error("The name {0:?} of a block device isn't 1 to {MAX_BLOCK_ID} printable ASCII characters, or is used twice")]
+    BlockId(String),
+    /// The extents of a block device don't fit into 63 bits.
+    #[error("The extents of block device {0:?} are longer than a block device can be")]
+    Extents(String),
+    /// A port is used twice.
+    #[error("Vsock port {0} is given twice")]
+    Port(u32),
+    /// A place is named that no descriptor came for.
+    #[error("The description refers to descriptor {index}, but {count} descriptors came with it")]
+    NoDescriptor {
+        /// The place.
+        index: usize,
+        /// How many descriptors came.
+        count: usize,
+    },
+    /// A descriptor is meant for two things.
+    #[error("The description refers to descriptor {0} twice")]
+    DescriptorTwice(usize),
+    /// A descriptor came that nothing refers to.
+    #[error("Descriptor {0} came with the description, but it doesn't refer to it")]
+    DescriptorUnused(usize),
+}
+
+impl VmConfig {
+    /// Checks everything that can be checked without looking at the descriptors, of which `descriptors` came.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self, descriptors: usize) -> Result<(), ConfigError> {
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(ConfigError::Vcpus(self.vcpus));
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(ConfigError::Memory(self.memory_mib));
+        }
+        self.validate_blocks()?;
+        let mut ports = BTreeSet::new();
+        if let Some(channel) = self.channels.iter().find(|channel| !ports.insert(channel.port)) {
+            return Err(ConfigError::Port(channel.port));
+        }
+        self.validate_descriptors(descriptors)
+    }
+
+    fn validate_blocks(&self) -> Result<(), ConfigError> {
+        if self.blocks.len() > MAX_BLOCKS {
+            return Err(ConfigError::Blocks(self.blocks.len()));
+        }
+        let mut ids = BTreeSet::new();
+        for block in &self.blocks {
+            let printable = block.id.bytes().all(|byte| byte.is_ascii_graphic());
+            if !printable || !(1..=MAX_BLOCK_ID).contains(&block.id.len()) || !ids.insert(&block.id) {
+                return Err(ConfigError::BlockId(block.id.clone()));
+            }
+            let overflows = |extent: &ExtentConfig| extent.offset.checked_add(extent.length).is_none();
+            let layout = extent_layout(block.extents.iter().map(|extent| extent.length));
+            if layout.is_none() || block.extents.iter().any(overflows) {
+                return Err(ConfigError::Extents(block.id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each descriptor has one use; only extents share files, among themselves.
+    fn validate_descriptors(&self, count: usize) -> Result<(), ConfigError> {
+        let singles = [self.kvm, self.memory, self.kernel, self.initramfs].into_iter().chain(self.console);
+        let singles = singles.chain(self.channels.iter().map(|channel| channel.stream));
+        let extents = self.blocks.iter().flat_map(|block| &block.extents).map(|extent| extent.file);
+        let mut used = BTreeSet::new();
+        for FdIndex(index) in singles {
+            if !used.insert(index) {
+                return Err(ConfigError::DescriptorTwice(index));
+            }
+        }
+        let files: BTreeSet<usize> = extents.map(|FdIndex(index)| index).collect();
+        if let Some(index) = files.intersection(&used).next() {
+            return Err(ConfigError::DescriptorTwice(*index));
+        }
+        used.extend(files);
+        if let Some(&index) = used.last().filter(|&&index| index >= count) {
+            return Err(ConfigError::NoDescriptor { index, count });
+        }
+        (0..count).find(|index| !used.contains(index)).map_or(Ok(()), |index| Err(ConfigError::DescriptorUnused(index)))
+    }
+}
+
+/// Creates the memory of a guest: a memfd of `mib` MiB of zeros that can't change its size any more, so that no holder
+/// of the descriptor can take pages away under a running guest.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn create_guest_memory(mib: u32) -> io::Result<OwnedFd> {
+    let memory = memfd_create(c"guest-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    ftruncate(&memory, i64::from(mib) << 20)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(memory)
+}
 
 /// Where each extent of a block device starts on it, and the size of the device, both in bytes.
 ///
@@ -91,7 +219,90 @@ pub fn extent_layout(lengths: impl IntoIterator<Item = u64>) -> Option<(Vec<u64>
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+
+    /// A description that is right with 7 descriptors.
+    fn config() -> VmConfig {
+        let extent = |file, offset| ExtentConfig { file: FdIndex(file), offset, length: 1 };
+        VmConfig {
+            vcpus: 1,
+            memory_mib: 64,
+            kvm: FdIndex(0),
+            memory: FdIndex(1),
+            kernel: FdIndex(2),
+            initramfs: FdIndex(3),
+            console: Some(FdIndex(4)),
+            extra_command_line: String::new(),
+            blocks: vec![BlockConfig {
+                id: "layers".into(),
+                read_only: true,
+                extents: vec![extent(6, 0), extent(6, 512)],
+            }],
+            channels: vec![ChannelConfig { port: 1024, stream: FdIndex(5) }],
+        }
+    }
+
+    /// What [`VmConfig::validate`] says to [`config`] after `change`.
+    fn refusal(change: impl FnOnce(&mut VmConfig)) -> Option<ConfigError> {
+        let mut config = config();
+        change(&mut config);
+        config.validate(7).err()
+    }
+
+    #[test]
+    fn a_right_description_is_accepted() {
+        assert_eq!(refusal(|_| ()), None);
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused() {
+        assert_eq!(refusal(|config| config.vcpus = 0), Some(ConfigError::Vcpus(0)));
+        assert_eq!(refusal(|config| config.vcpus = 17), Some(ConfigError::Vcpus(17)));
+        assert_eq!(refusal(|config| config.memory_mib = 63), Some(ConfigError::Memory(63)));
+        assert_eq!(refusal(|config| config.memory_mib = u32::MAX), Some(ConfigError::Memory(u32::MAX)));
+    }
+
+    #[test]
+    fn a_description_that_lies_about_descriptors_is_refused() {
+        assert_eq!(config().validate(6), Err(ConfigError::NoDescriptor { index: 6, count: 6 }));
+        assert_eq!(config().validate(8), Err(ConfigError::DescriptorUnused(7)));
+        assert_eq!(refusal(|config| config.kernel = FdIndex(3)), Some(ConfigError::DescriptorTwice(3)));
+        assert_eq!(refusal(|config| config.kernel = FdIndex(6)), Some(ConfigError::DescriptorTwice(6)));
+        let far = ConfigError::NoDescriptor { index: usize::MAX, count: 7 };
+        assert_eq!(refusal(|config| config.memory = FdIndex(usize::MAX)), Some(far));
+    }
+
+    #[test]
+    fn block_devices_need_names_of_their_own_and_extents_that_fit() {
+        for id in ["", "a space", "a-name-longer-than-20-", "\n"] {
+            let error = ConfigError::BlockId(id.into());
+            assert_eq!(refusal(|config| config.blocks[0].id = id.into()), Some(error));
+        }
+        let error = ConfigError::Extents("layers".into());
+        assert_eq!(refusal(|config| config.blocks[0].extents[0].length = u64::MAX), Some(error));
+        let error = ConfigError::Extents("layers".into());
+        assert_eq!(refusal(|config| config.blocks[0].extents[0].offset = u64::MAX), Some(error));
+        let twice = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(), config.blocks[0].clone()];
+        assert_eq!(refusal(twice), Some(ConfigError::BlockId("layers".into())));
+        let many = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(); 19];
+        assert_eq!(refusal(many), Some(ConfigError::Blocks(19)));
+    }
+
+    #[test]
+    fn a_port_has_one_stream() {
+        let twice = |config: &mut VmConfig| config.channels.push(config.channels[0]);
+        assert_eq!(refusal(twice), Some(ConfigError::Port(1024)));
+    }
+
+    #[test]
+    fn guest_memory_keeps_its_size() {
+        let memory = File::from(create_guest_memory(64).unwrap());
+        assert_eq!(memory.metadata().unwrap().len(), 64 << 20);
+        assert!(memory.set_len(0).is_err());
+        assert!(memory.set_len(65 << 20).is_err());
+    }
 
     #[test]
     fn extents_start_on_the_next_page() {

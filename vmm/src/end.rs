@@ -1,6 +1,7 @@
 //! The ways a guest can end, each with a reason of its own.
 
-use std::fmt;
+use std::error::Error;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,16 @@ pub enum EndReason {
     },
 }
 
+impl EndReason {
+    /// A failure of the VMM: `error` and its causes as one sentence.
+    #[must_use]
+    pub fn vmm_error(error: &dyn Error) -> Self {
+        let causes = iter::successors(error.source(), |&cause| cause.source());
+        let message = causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"));
+        Self::VmmError { message }
+    }
+}
+
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -80,6 +91,16 @@ mod tests {
     fn a_panic_message_cannot_write_control_characters() {
         let reason = EndReason::Panic { message: "x\u{1b}[2J".into() };
         assert_eq!(reason.to_string(), "The guest's kernel panicked: x\\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_failure_names_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("The kernel can't be read")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("bad disk"));
+        let message = EndReason::vmm_error(&error).to_string();
+        assert_eq!(message, "The VMM failed: The kernel can't be read: bad disk");
     }
 
     #[test]

@@ -6,13 +6,25 @@
 //!
 //! # Layout
 //! - [`config`], [`control`], [`end`]: what the runtime says to a VMM and hears from it.
+//! - [`machine`]: the main thread: a microVM from its description to its end.
+//! - [`arch`]: what depends on the CPU's architecture: addresses, boot, the first state of a vCPU.
+//! - [`vm`], [`memory`], [`cmdline`]: the parts that [`machine`] joins.
+//! - [`vcpu`], [`exits`], [`ending`]: running vCPUs, and how a guest's end becomes known.
 //! - [`bus`]: devices at addresses, each seeing only offsets.
 //! - [`devices`]: serial, i8042, the exit ports, and virtio over MMIO.
 //! - [`deprivileged`]: the remedies for hosts whose KVM has no hardware virtualisation below it; off elsewhere.
 
+pub mod arch;
 pub mod bus;
+pub mod cmdline;
 pub mod config;
 pub mod control;
 pub mod deprivileged;
 pub mod devices;
 pub mod end;
+pub mod ending;
+pub mod exits;
+pub mod machine;
+pub mod memory;
+pub mod vcpu;
+pub mod vm;

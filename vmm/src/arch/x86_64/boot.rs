@@ -1,0 +1,168 @@
+//! Kernel, initramfs, command line and boot parameters in guest memory (Linux `Documentation/arch/x86/boot.rst`, "64-bit
+//! Boot Protocol", and `zero-page.rst`).
+
+use std::fs::File;
+use std::io::{self, Seek};
+
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+};
+
+use super::kernel::{self, KernelError};
+use super::{layout, mptable, registers};
+
+/// Why a guest can't be prepared for its first instruction.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initramfs can't be read.
+    #[error("The initramfs can't be read")]
+    ReadInitramfs(#[source] io::Error),
+    /// The initramfs is empty.
+    #[error("The initramfs is empty")]
+    EmptyInitramfs,
+    /// The initramfs has no room.
+    #[error(
+        "The initramfs ({length} bytes) doesn't fit between the kernel's end at {start:#x} and the memory's at {end:#x}"
+    )]
+    InitramfsTooBig {
+        /// Its length.
+        length: u64,
+        /// Where it could start.
+        start: u64,
+        /// Where it has to end.
+        end: u64,
+    },
+    /// The initramfs can't be copied.
+    #[error("The initramfs can't be loaded")]
+    LoadInitramfs(#[source] GuestMemoryError),
+    /// There are no random numbers for the guest.
+    #[error("The host's random number generator failed")]
+    Random(#[source] io::Error),
+    /// Guest memory can't be written.
+    #[error("What the kernel reads at boot can't be written to guest memory")]
+    Write(#[from] GuestMemoryError),
+}
+
+/// `boot_params.hdr`: the magic numbers of a boot sector, and "a boot loader without an id".
+const BOOT_FLAG: u16 = 0xaa55;
+const HEADER: u32 = u32::from_le_bytes(*b"HdrS");
+const UNKNOWN_LOADER: u8 = 0xff;
+/// The version of the boot protocol with the fields that are used here.
+const VERSION: u16 = 0x20f;
+
+const E820_RAM: u32 = 1;
+
+/// `struct setup_data` with `SETUP_RNG_SEED`, and its header's length.
+const SETUP_RNG_SEED: u32 = 9;
+const SEED_LENGTH: usize = 32;
+
+const PAGE: u64 = 4096;
+
+/// Puts everything that a guest needs to start into `memory` and returns the address of its first instruction.
+///
+/// # Errors
+/// When kernel or initramfs are not what they should be, or there is too little memory.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    vcpus: u8,
+    kernel: &mut File,
+    initramfs: &mut File,
+    command_line: &str,
+) -> Result<GuestAddress, BootError> {
+    let low_end = low_memory_end(memory);
+    let (entry, kernel_end) = kernel::load(memory, kernel, low_end)?;
+    let ramdisk = load_initramfs(memory, initramfs, kernel_end, low_end)?;
+
+    memory.write_slice(command_line.as_bytes(), GuestAddress(layout::COMMAND_LINE))?;
+    write_seed(memory)?;
+    memory.write_slice(&mptable::table(vcpus), GuestAddress(layout::MP_TABLE))?;
+    registers::write_tables(memory)?;
+    memory.write_obj(parameters(memory, ramdisk, command_line), GuestAddress(layout::BOOT_PARAMS))?;
+    Ok(entry)
+}
+
+/// Where the memory below the hole ends.
+fn low_memory_end(memory: &GuestMemoryMmap) -> u64 {
+    memory.find_region(GuestAddress(0)).map_or(0, GuestMemoryRegion::len)
+}
+
+/// Where the initramfs is: its address and its length.
+#[derive(Clone, Copy)]
+struct Ramdisk {
+    address: u32,
+    length: u32,
+}
+
+/// Copies the initramfs to the end of the low memory, where it is in nobody's way.
+fn load_initramfs(memory: &GuestMemoryMmap, file: &mut File, start: u64, end: u64) -> Result<Ramdisk, BootError> {
+    let length = file.metadata().map_err(BootError::ReadInitramfs)?.len();
+    if length == 0 {
+        return Err(BootError::EmptyInitramfs);
+    }
+    let too_big = || BootError::InitramfsTooBig { length, start, end };
+    let address = end.checked_sub(length).map(|address| address & !(PAGE - 1)).filter(|address| *address >= start);
+    let address = address.and_then(|address| u32::try_from(address).ok()).ok_or_else(too_big)?;
+    let ramdisk = Ramdisk { address, length: u32::try_from(length).map_err(|_| too_big())? };
+
+    file.rewind().map_err(BootError::ReadInitramfs)?;
+    let bytes = usize::try_from(length).map_err(|_| too_big())?;
+    memory.read_exact_volatile_from(GuestAddress(u64::from(address)), file, bytes).map_err(BootError::LoadInitramfs)?;
+    Ok(ramdisk)
+}
+
+/// Writes the seed of the guest's random number generator: a `struct setup_data` (next, type, length) and the seed.
+fn write_seed(memory: &GuestMemoryMmap) -> Result<(), BootError> {
+    let mut entry = Vec::with_capacity(16 + SEED_LENGTH);
+    entry.extend_from_slice(&0_u64.to_le_bytes());
+    entry.extend_from_slice(&SETUP_RNG_SEED.to_le_bytes());
+    entry.extend_from_slice(&u32::try_from(SEED_LENGTH).unwrap_or_default().to_le_bytes());
+    entry.extend_from_slice(&random_bytes().map_err(BootError::Random)?);
+    Ok(memory.write_slice(&entry, GuestAddress(layout::SETUP_DATA))?)
+}
+
+#[expect(unsafe_code, reason = "getrandom has no safe wrapper among the dependencies")]
+fn random_bytes() -> io::Result<[u8; SEED_LENGTH]> {
+    let mut bytes = [0_u8; SEED_LENGTH];
+    // SAFETY: the pointer and the length are those of `bytes`.
+    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes come whole or not at all.
+    if usize::try_from(length) == Ok(SEED_LENGTH) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}
+
+fn parameters(memory: &GuestMemoryMmap, ramdisk: Ramdisk, command_line: &str) -> boot_params {
+    let mut parameters = boot_params::default();
+    parameters.hdr.boot_flag = BOOT_FLAG;
+    parameters.hdr.header = HEADER;
+    parameters.hdr.version = VERSION;
+    parameters.hdr.type_of_loader = UNKNOWN_LOADER;
+    parameters.hdr.cmd_line_ptr = u32::try_from(layout::COMMAND_LINE).unwrap_or_default();
+    parameters.hdr.cmdline_size = u32::try_from(command_line.len()).unwrap_or_default();
+    parameters.hdr.ramdisk_image = ramdisk.address;
+    parameters.hdr.ramdisk_size = ramdisk.length;
+    parameters.hdr.setup_data = layout::SETUP_DATA;
+    let map = memory_map(memory);
+    parameters.e820_entries = u8::try_from(map.len()).unwrap_or_default();
+    let mut table = parameters.e820_table;
+    for (entry, (start, end)) in table.iter_mut().zip(map) {
+        *entry = boot_e820_entry { addr: start, size: end.saturating_sub(start), r#type: E820_RAM };
+    }
+    parameters.e820_table = table;
+    parameters
+}
+
+/// Where the kernel is told of memory: each guest memory region, except for what lies between 639 KiB and 1 MiB.
+fn memory_map(memory: &GuestMemoryMmap) -> Vec<(u64, u64)> {
+    let mut map = vec![(0, layout::MP_TABLE)];
+    for region in memory.iter() {
+        let start = region.start_addr().raw_value();
+        map.push((start.max(layout::HIGH_MEMORY), start.saturating_add(region.len())));
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {}

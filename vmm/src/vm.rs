@@ -1,0 +1,172 @@
+//! A VM of KVM: its memory, its buses, its interrupt lines.
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::arch::{self, VmSetupError, layout};
+use crate::bus::{BusDevice, BusError};
+use crate::devices::virtio::slot::Slot;
+use crate::exits::Buses;
+
+/// Why there is no VM.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The descriptor isn't KVM's.
+    #[error("The descriptor for KVM isn't /dev/kvm")]
+    NotKvm,
+    /// KVM is of another kind.
+    #[error("This host's KVM has API version {0}, not {expected}", expected = kvm_bindings::KVM_API_VERSION)]
+    ApiVersion(i32),
+    /// KVM lacks something.
+    #[error("This host's KVM lacks {0:?}, without which a microVM can't be run")]
+    Lacks(Cap),
+    /// KVM refuses.
+    #[error("KVM can't create a VM")]
+    Create(#[source] kvm_ioctls::Error),
+    /// The architecture's part.
+    #[error(transparent)]
+    SetUp(#[from] VmSetupError),
+    /// The memory can't be found in this process.
+    #[error("The guest memory isn't mapped")]
+    Address(#[from] GuestMemoryError),
+    /// KVM refuses the memory.
+    #[error("KVM can't take the guest memory")]
+    Memory(#[source] kvm_ioctls::Error),
+    /// KVM refuses an interrupt line.
+    #[error("KVM can't connect interrupt line {gsi}")]
+    Line {
+        /// The line.
+        gsi: u32,
+        /// KVM's reason.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// There is no room for a device.
+    #[error("There is no virtio slot {0}")]
+    NoSlot(usize),
+    /// A device can't be placed.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// KVM refuses a vCPU.
+    #[error("KVM can't create a vCPU")]
+    Vcpu(#[source] kvm_ioctls::Error),
+}
+
+/// Where a driver notifies a virtio device, in its window (`QueueNotify`; virtio 1.2, section 4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// A VM that is being built. `memory` stays mapped at least as long as the VM's descriptor is open here; vCPUs, which
+/// keep KVM's VM alive, hold the memory too.
+#[derive(Debug)]
+pub struct Vm {
+    kvm: Kvm,
+    fd: VmFd,
+    memory: GuestMemoryMmap,
+    /// The devices.
+    pub buses: Buses,
+}
+
+impl Vm {
+    /// A VM with this memory and no devices.
+    ///
+    /// # Errors
+    /// When KVM is missing, too old, or refuses.
+    #[expect(unsafe_code, reason = "kvm-ioctls takes KVM's descriptor as a number")]
+    pub fn new(kvm: OwnedFd, memory: GuestMemoryMmap) -> Result<Self, VmError> {
+        // SAFETY: the descriptor is open and nothing else owns it.
+        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+        match u32::try_from(kvm.get_api_version()) {
+            Ok(kvm_bindings::KVM_API_VERSION) => {}
+            Ok(_) => return Err(VmError::ApiVersion(kvm.get_api_version())),
+            Err(_) => return Err(VmError::NotKvm),
+        }
+        let needed = [Cap::UserMemory, Cap::Irqfd, Cap::ImmediateExit];
+        if let Some(missing) = needed.into_iter().find(|cap| !kvm.check_extension(*cap)) {
+            return Err(VmError::Lacks(missing));
+        }
+        let fd = create(&kvm).map_err(VmError::Create)?;
+        arch::set_up_vm(&fd)?;
+        let vm = Self { kvm, fd, memory, buses: Buses::default() };
+        vm.register_memory()?;
+        Ok(vm)
+    }
+
+    #[expect(unsafe_code, reason = "KVM is given memory by its address")]
+    fn register_memory(&self) -> Result<(), VmError> {
+        for (slot, region) in (0_u32..).zip(self.memory.iter()) {
+            let host = self.memory.get_host_address(region.start_addr())?;
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: host.addr() as u64,
+            };
+            // SAFETY: the region is mapped as long as `self.memory` or a clone of it exists (see `Vm`), it is memory that
+            // no Rust reference points into, and regions of guest memory do not overlap.
+            unsafe { self.fd.set_user_memory_region(region) }.map_err(VmError::Memory)?;
+        }
+        Ok(())
+    }
+
+    /// KVM itself.
+    #[must_use]
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// Makes each write to `event` an edge of the interrupt line `gsi`.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn connect_line(&self, event: &EventFd, gsi: u32) -> Result<(), VmError> {
+        self.fd.register_irqfd(event, gsi).map_err(|source| VmError::Line { gsi, source })
+    }
+
+    /// Puts a device behind ports.
+    ///
+    /// # Errors
+    /// When another device is there.
+    pub fn add_ports(&mut self, start: u64, length: u64, device: impl BusDevice + 'static) -> Result<(), VmError> {
+        Ok(self.buses.ports.insert(start, length, Arc::new(Mutex::new(device)))?)
+    }
+
+    /// Puts a virtio device into the slot with this index.
+    ///
+    /// # Errors
+    /// When there is no such slot, or KVM refuses its interrupt line.
+    pub fn add_slot(&mut self, index: usize, slot: &Slot) -> Result<(), VmError> {
+        let (address, gsi) = layout::slot(index).ok_or(VmError::NoSlot(index))?;
+        self.connect_line(&slot.irq, gsi)?;
+        self.buses.memory.insert(address, layout::SLOT_SIZE, slot.transport.clone())?;
+        let notify = IoEventAddress::Mmio(address.saturating_add(QUEUE_NOTIFY));
+        for (queue, event) in (0_u32..).zip(&slot.queue_events) {
+            // Where KVM can't do this, the write reaches the transport, which signals the event itself.
+            let _ = self.fd.register_ioevent(event, &notify, queue);
+        }
+        Ok(())
+    }
+
+    /// Creates the vCPU with this index.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn create_vcpu(&self, index: u8) -> Result<VcpuFd, VmError> {
+        self.fd.create_vcpu(u64::from(index)).map_err(VmError::Vcpu)
+    }
+}
+
+/// Creates a VM; a signal can interrupt that.
+fn create(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
