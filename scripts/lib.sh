@@ -98,6 +98,20 @@ need_rust() {
     die "Rust $wanted or later is needed, this is $found: run rustup update."
 }
 
+# target_dir: where cargo builds, as an absolute path.
+target_dir() { realpath -m "${CARGO_TARGET_DIR:-$repo/target}"; }
+
+# build_static PACKAGE...: release binaries without a dynamic linker, into static_dir. They run where there is nothing
+# else: as PID 1 of a guest, or in an image made for a test. Naming --target keeps the flags from procedural macros.
+static_target=x86_64-unknown-linux-gnu
+static_dir() { printf '%s\n' "$(target_dir)/$static_target/release"; }
+build_static() {
+  local packages=() package
+  for package; do packages+=(-p "$package"); done
+  RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+    cargo build --release --locked --target "$static_target" "${packages[@]}"
+}
+
 # has_kvm: /dev/kvm is there and may be opened.
 has_kvm() { [ -c /dev/kvm ] && [ -r /dev/kvm ] && [ -w /dev/kvm ]; }
 
