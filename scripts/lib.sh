@@ -42,6 +42,25 @@ as_root() {
   fi
 }
 
+# need_packages_for PURPOSE...: installs the Debian packages that are missing for building, for making the fixtures, for
+# the lab or for the checks. One call with all purposes, so that who has to install them by hand is told all at once.
+need_packages_for() {
+  local purpose packages=()
+  for purpose; do
+    case $purpose in
+      build)
+        packages+=(gcc libc6-dev)
+        mapfile -t -O ${#packages[@]} packages < <(sed 's/#.*//; /^ *$/d' "$repo/kernel/packages")
+        ;;
+      fixtures) packages+=(umoci skopeo) ;;
+      # virtiofsd is part of qemu-system-x86 here, and a package of its own from Debian 13 on.
+      lab) packages+=(qemu-system-x86 busybox-static cpio e2fsprogs kmod lz4 util-linux) ;;
+      checks) packages+=(shellcheck) ;;
+    esac
+  done
+  need_packages "${packages[@]}"
+}
+
 # need_packages PACKAGE...: installs the Debian packages that are missing.
 need_packages() {
   [ -z "${TASKRUN_SKIP_PACKAGES:-}" ] || return 0
@@ -81,7 +100,10 @@ install_packages() {
 }
 
 # apt_lists: makes sure that apt knows packages to download.
-apt_lists() { [ -n "$(apt-cache dumpavail 2>/dev/null | head -c 1)" ] || as_root apt-get update -qq >&2; }
+apt_lists() {
+  command -v apt-get >/dev/null || die "This takes packages from Debian's archive and needs apt-get."
+  [ -n "$(apt-cache dumpavail 2>/dev/null | head -c 1)" ] || as_root apt-get update -qq >&2
+}
 
 # download_package PACKAGE...: the .deb files of the packages, into the current folder.
 download_package() { apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$@" >&2; }
