@@ -301,3 +301,6 @@ impl fmt::Debug for MmioTransport {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

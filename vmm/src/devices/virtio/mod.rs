@@ -33,6 +33,8 @@ pub mod mmio;
 pub mod queue;
 pub mod slot;
 pub mod sources;
+#[cfg(test)]
+mod test_driver;
 pub mod thread;
 pub mod vsock;
 

@@ -165,3 +165,6 @@ impl VirtioDevice for Block {
         self.serve()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,45 +1,182 @@
 //! The vsock device: its queues and its place in the device thread.
+//!
+//! One round handles everything that is there in both directions and ends in at most one interrupt, because interrupts
+//! are what is dear: on a host whose KVM is deprivileged the guest needs milliseconds for each.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use vm_memory::GuestMemoryMmap;
 
 use super::Channel;
+use super::mux::{Filled, Mux};
+use crate::devices::virtio::interrupt::Interrupt;
+use crate::devices::virtio::queue::{EVENT_IDX, VirtQueue};
+use crate::devices::virtio::sources::Sources;
 use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config};
+
+/// The size of the rx and tx queues. Linux fills the rx queue with buffers of about 4 KiB.
+const QUEUE_SIZE: u16 = 256;
+/// The size of the event queue.
+const EVENT_QUEUE_SIZE: u16 = 16;
+/// How often a round starts over, when the guest was faster, before other devices have their turn.
+const ROUNDS: usize = 4;
 
 /// A vsock device.
 #[derive(Debug)]
 pub struct Vsock {
     guest_cid: u64,
-    _channels: Vec<Channel>,
+    mux: Mux,
+    active: Option<Active>,
+    /// The vCPUs have stopped: nothing more will be received, and what was sent is still delivered.
+    draining: bool,
+}
+
+/// What the device has while it is active.
+#[derive(Debug)]
+struct Active {
+    memory: GuestMemoryMmap,
+    rx: VirtQueue,
+    tx: VirtQueue,
+    /// For `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, which a machine sends after it was restored from a snapshot. None is
+    /// so far.
+    _event: VirtQueue,
+    interrupt: Arc<Interrupt>,
 }
 
 impl Vsock {
-    /// A device that gives the guest the context id `guest_cid` and connects it to `channels`.
+    /// A device that gives the guest the context id `guest_cid` and joins its connections to `channels`.
     #[must_use]
     pub fn new(guest_cid: u64, channels: Vec<Channel>) -> Self {
-        Self { guest_cid, _channels: channels }
+        Self { guest_cid, mux: Mux::new(guest_cid, channels), active: None, draining: false }
+    }
+
+    /// Moves what there is, then tells the guest once.
+    fn serve(&mut self) -> Result<Progress, DeviceError> {
+        let Some(mut active) = self.active.take() else {
+            self.mux.flush()?;
+            return Ok(Progress::Done);
+        };
+        let result = self.serve_queues(&mut active);
+        self.active = Some(active);
+        result
+    }
+
+    fn serve_queues(&mut self, active: &mut Active) -> Result<Progress, DeviceError> {
+        active.tx.silence(&active.memory)?;
+        active.rx.silence(&active.memory)?;
+        let mut progress = Progress::More;
+        for _ in 0..ROUNDS {
+            self.transmit(active)?;
+            self.mux.flush()?;
+            self.fill(active)?;
+            self.mux.flush()?;
+            if !self.listen(active)? {
+                progress = Progress::Done;
+                break;
+            }
+        }
+        let rx = active.rx.needs_interrupt(&active.memory)?;
+        let tx = active.tx.needs_interrupt(&active.memory)?;
+        if rx || tx {
+            active.interrupt.used()?;
+        }
+        Ok(progress)
+    }
+
+    /// From the guest.
+    fn transmit(&mut self, Active { memory, tx, .. }: &mut Active) -> Result<(), DeviceError> {
+        for _ in 0..tx.size() {
+            if self.draining {
+                self.mux.drop_refusals();
+            }
+            if self.mux.is_choked() {
+                break;
+            }
+            let Some(chain) = tx.pop(memory)? else { break };
+            self.mux.receive(&chain.readable);
+            tx.push(memory, chain.head, 0)?;
+        }
+        Ok(())
+    }
+
+    /// To the guest.
+    fn fill(&mut self, Active { memory, rx, .. }: &mut Active) -> Result<(), DeviceError> {
+        for _ in 0..rx.size() {
+            if self.draining || !self.mux.may_have_packets() {
+                break;
+            }
+            let Some(chain) = rx.pop(memory)? else { break };
+            match self.mux.fill(&chain.writable) {
+                Filled::Packet(length) => rx.push(memory, chain.head, length)?,
+                Filled::TooSmall => rx.push(memory, chain.head, 0)?,
+                Filled::Nothing => {
+                    rx.undo_pop();
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the notifications that matter now; `true` when there is something to do already. New rx buffers matter
+    /// only while packets wait for them.
+    fn listen(&mut self, Active { memory, rx, tx, .. }: &mut Active) -> Result<bool, DeviceError> {
+        let sent = !self.mux.is_choked() && tx.listen(memory)?;
+        let room = !self.draining && self.mux.may_have_packets() && rx.listen(memory)?;
+        Ok(sent || room)
     }
 }
 
 impl VirtioDevice for Vsock {
     fn device_type(&self) -> u32 {
-        virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK
+        VIRTIO_ID_VSOCK
     }
 
+    /// Stream sockets need no feature.
     fn features(&self) -> u64 {
-        0
+        EVENT_IDX
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[256, 256, 16]
+        &[QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         copy_config(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
-    fn activate(&mut self, _context: ActivationContext) {}
+    fn attach(&mut self, sources: Sources) -> io::Result<()> {
+        self.mux.attach(&sources)
+    }
 
-    fn reset(&mut self) {}
+    fn activate(&mut self, context: ActivationContext) {
+        let ActivationContext { memory, queues, interrupt, features: _ } = context;
+        let mut queues = queues.into_iter().map(VirtQueue::new);
+        if let (Some(rx), Some(tx), Some(event)) = (queues.next(), queues.next(), queues.next()) {
+            self.active = Some(Active { memory, rx, tx, _event: event, interrupt });
+        }
+    }
 
-    fn process(&mut self, _event: Event) -> Result<Progress, DeviceError> {
-        Ok(Progress::Done)
+    fn reset(&mut self) {
+        if self.active.take().is_some() {
+            self.mux.abandon();
+            // The hosts' ends learn of it now. Should a registration fail here, it fails again at the next event.
+            let _ = self.mux.flush();
+        }
+    }
+
+    fn process(&mut self, event: Event) -> Result<Progress, DeviceError> {
+        match event {
+            Event::Source(token, events) => self.mux.note(token, events),
+            Event::Drain => self.draining = true,
+            Event::Queue(_) | Event::Resume => {}
+        }
+        self.serve()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.mux.is_drained()
     }
 }
