@@ -116,10 +116,11 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     /// Unpacks a layer and verifies its digests.
     fn layer(&mut self, device: &mut Device, layer: &Layer) -> Result<(), Cause> {
+        let blob = layer.digest.as_deref().map(|digest| Verifier::new("blob", digest)).transpose()?;
         let content = Verifier::new("uncompressed archive", &layer.diff_id)?;
         // The same bytes need not be hashed twice for the same digest.
         let same = layer.compression == Compression::None && layer.digest.as_ref() == Some(&layer.diff_id);
-        let blob = layer.digest.as_deref().filter(|_| !same).map(|digest| Verifier::new("blob", digest)).transpose()?;
+        let content = (!same).then_some(content);
         let mut source = Source::new(device, layer.offset, layer.length, blob);
         let result = self.archive(&mut source, layer.compression, content);
         if let Some(failure) = source.take_failure() {
@@ -139,7 +140,12 @@ impl Unpacking<'_> {
         }
     }
 
-    fn archive(&mut self, source: &mut Source<'_>, compression: Compression, content: Verifier) -> Result<(), Cause> {
+    fn archive(
+        &mut self,
+        source: &mut Source<'_>,
+        compression: Compression,
+        content: Option<Verifier>,
+    ) -> Result<(), Cause> {
         let reader = decompress::decoder(compression, source);
         let mut archive = Archive::new(Stream::new(reader, decompress::name(compression), content, self.bytes));
         loop {
