@@ -165,4 +165,76 @@ fn memory_map(memory: &GuestMemoryMmap) -> Vec<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use vm_memory::ByteValued;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(content: &[u8]) -> File {
+        let mut file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        io::Write::write_all(&mut file, content).unwrap();
+        file
+    }
+
+    fn memory(ranges: &[(u64, u64)]) -> GuestMemoryMmap {
+        let ranges = ranges.iter().map(|&(start, length)| (GuestAddress(start), usize::try_from(length).unwrap()));
+        GuestMemoryMmap::from_ranges(&ranges.collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn the_kernel_is_told_of_memory_without_the_holes() {
+        let map = memory_map(&memory(&[(0, 64 * MIB)]));
+        assert_eq!(map, [(0, 0x9_fc00), (MIB, 64 * MIB)]);
+        let map = memory_map(&memory(&[(0, 3072 * MIB), (4096 * MIB, MIB)]));
+        assert_eq!(map, [(0, 0x9_fc00), (MIB, 3072 * MIB), (4096 * MIB, 4097 * MIB)]);
+    }
+
+    #[test]
+    fn the_initramfs_ends_where_low_memory_does() {
+        let memory = memory(&[(0, 8 * MIB)]);
+        let mut content = file(b"initramfs");
+        let ramdisk = load_initramfs(&memory, &mut content, 4 * MIB, 8 * MIB).unwrap();
+        assert_eq!((u64::from(ramdisk.address), ramdisk.length), (8 * MIB - PAGE, 9));
+        let mut bytes = [0; 9];
+        memory.read_slice(&mut bytes, GuestAddress(8 * MIB - PAGE)).unwrap();
+        assert_eq!(&bytes, b"initramfs");
+    }
+
+    #[test]
+    fn an_initramfs_that_would_overwrite_the_kernel_is_refused() {
+        let memory = memory(&[(0, 8 * MIB)]);
+        let error = load_initramfs(&memory, &mut file(b"x"), 8 * MIB - 1, 8 * MIB).err().unwrap();
+        assert!(matches!(error, BootError::InitramfsTooBig { length: 1, .. }), "{error}");
+        let huge = file(b"x");
+        huge.set_len(1 << 40).unwrap();
+        assert!(load_initramfs(&memory, &mut { huge }, MIB, 8 * MIB).is_err());
+    }
+
+    #[test]
+    fn the_parameters_point_to_everything() {
+        let memory = memory(&[(0, 8 * MIB)]);
+        let parameters = parameters(&memory, Ramdisk { address: 0x70_0000, length: 5 }, "quiet");
+        let bytes = parameters.as_slice();
+        let field = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap());
+        assert_eq!(&bytes[0x202..0x206], b"HdrS");
+        assert_eq!([0x218, 0x21c, 0x228, 0x238].map(field), [0x70_0000, 5, 0x2_0000, 5]);
+        assert_eq!([0x250, 0x254].map(field), [0x8000, 0]);
+        assert_eq!((bytes[0x1e8], field(0x2d0 + 20), field(0x2d0 + 36)), (2, 0x10_0000, 1));
+    }
+
+    #[test]
+    fn each_guest_has_a_seed_of_its_own() {
+        let seeds = [(); 2].map(|()| {
+            let memory = memory(&[(0, MIB)]);
+            write_seed(&memory).unwrap();
+            let mut entry = [0; 48];
+            memory.read_slice(&mut entry, GuestAddress(layout::SETUP_DATA)).unwrap();
+            assert_eq!(entry[..16], [0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0, 0]);
+            entry
+        });
+        assert_ne!(seeds[0], seeds[1]);
+    }
+}
