@@ -1,4 +1,21 @@
 //! The taskrun runtime: what `taskrun` does between its command line and a task's microVM.
+//!
+//! # Layout
+//! - [`cli`]: what the user typed, and what it means.
+//! - [`run`]: a task from its image to its exit code. [`size`]: a task's CPU and memory. [`timings`]: when a task got
+//!   where. [`terminal`]: the caller's terminal.
+//! - [`install`], [`kvm`]: what a task needs of this host. [`doctor`]: whether it is there.
+//! - [`ledger`]: what tasks were allocated. [`usage`]: the ledger, printed.
+//! - [`errors`]: how errors reach the user.
 
+pub mod cli;
+pub mod doctor;
+pub mod errors;
+pub mod install;
+pub mod kvm;
 pub mod ledger;
+pub mod run;
+pub mod size;
+pub mod terminal;
+pub mod timings;
 pub mod usage;

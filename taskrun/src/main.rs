@@ -1,2 +1,60 @@
-//! To be written.
-fn main() {}
+//! The `taskrun` command: reads the command line, does what it says, and ends with docker's exit codes.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use taskrun::cli::args::{Command, RunArgs, UsageArgs, UsageFormat};
+use taskrun::cli::{self, resolve};
+use taskrun::ledger::{Ledger, home};
+use taskrun::timings::Timings;
+use taskrun::{doctor, errors, run, usage};
+
+/// The exit code of a failed command that runs no task.
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let timings = Timings::start();
+    let exit_code = match cli::parse(env::args_os()) {
+        Ok(Command::Run(args)) => run_task(*args, timings),
+        Ok(Command::Usage(args)) => or_say(print_usage(&args), EXIT_FAILED),
+        Ok(Command::Doctor(args)) => {
+            let kernel = resolve::kernel(args.kernel, &|name: &OsStr| env::var_os(name));
+            or_say(
+                doctor::run(kernel.as_deref(), &mut io::stdout()).context("The report can't be written"),
+                EXIT_FAILED,
+            )
+        }
+        Err(refused) => {
+            refused.print();
+            refused.exit_code
+        }
+    };
+    ExitCode::from(exit_code)
+}
+
+fn run_task(args: RunArgs, timings: Timings) -> u8 {
+    let request = resolve::run(args, &resolve::caller()).map_err(anyhow::Error::from);
+    or_say(request.map(|request| run::run(&request, timings)), errors::EXIT_TASKRUN_FAILED)
+}
+
+fn print_usage(args: &UsageArgs) -> anyhow::Result<u8> {
+    let format = match args.format {
+        UsageFormat::Table => usage::Format::Table,
+        UsageFormat::Json => usage::Format::Json,
+    };
+    let ledger = Ledger::open_existing(&home::resolve()?)?;
+    let records = ledger.map(|ledger| ledger.list()).transpose()?.unwrap_or_default();
+    usage::print(&records, format, &mut io::stdout().lock()).context("The usage can't be printed")?;
+    Ok(0)
+}
+
+/// The exit code; that of a failure after the failure was told.
+fn or_say(result: anyhow::Result<u8>, failed: u8) -> u8 {
+    result.unwrap_or_else(|error| {
+        errors::say(&errors::chain(error.as_ref()));
+        failed
+    })
+}

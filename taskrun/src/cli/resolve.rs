@@ -1,0 +1,128 @@
+//! From what the user typed to what to run: the steps that need the caller's environment, files and terminal.
+
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::args::RunArgs;
+use super::environment::{self, EnvironmentError};
+use crate::run::request::RunRequest;
+
+/// The variable that names a guest kernel where `--kernel` does not.
+const KERNEL_VARIABLE: &str = "TASKRUN_KERNEL";
+
+/// Why a command line that clap accepted makes no task.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The image's name is wrong.
+    #[error(transparent)]
+    Reference(#[from] images::reference::ReferenceError),
+    /// The image's name is not text.
+    #[error("The image reference {0:?} is not UTF-8")]
+    ReferenceBytes(OsString),
+    /// A variable is wrong.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The working directory is relative.
+    #[error("The working directory {0:?} must be an absolute path")]
+    RelativeWorkdir(OsString),
+    /// `-it` without a terminal.
+    #[error("The input device is not a TTY: leave out -t to pipe into a task")]
+    NotATerminal,
+}
+
+/// What the caller's process has.
+#[derive(Debug)]
+pub struct Caller<F> {
+    /// Looks up an environment variable.
+    pub variable: F,
+    /// Whether standard input is a terminal.
+    pub stdin_is_terminal: bool,
+}
+
+/// The real caller.
+#[must_use]
+pub fn caller() -> Caller<impl Fn(&OsStr) -> Option<OsString>> {
+    Caller { variable: |name: &OsStr| std::env::var_os(name), stdin_is_terminal: std::io::stdin().is_terminal() }
+}
+
+/// The guest kernel that `--kernel` or else the environment names.
+pub fn kernel(option: Option<PathBuf>, variable: environment::Lookup<'_>) -> Option<PathBuf> {
+    option.or_else(|| variable(OsStr::new(KERNEL_VARIABLE)).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+/// Resolves the options of `taskrun run`.
+///
+/// # Errors
+/// [`ResolveError`], the first one.
+pub fn run<F>(args: RunArgs, caller: &Caller<F>) -> Result<RunRequest, ResolveError>
+where
+    F: Fn(&OsStr) -> Option<OsString>,
+{
+    if args.tty && args.interactive && !caller.stdin_is_terminal {
+        return Err(ResolveError::NotATerminal);
+    }
+    if let Some(workdir) = args.workdir.as_ref().filter(|workdir| !workdir.as_bytes().starts_with(b"/")) {
+        return Err(ResolveError::RelativeWorkdir(workdir.clone()));
+    }
+    let mut words = args.image_and_command.into_iter();
+    let image = words.next().unwrap_or_default();
+    Ok(RunRequest {
+        image: images::Reference::parse(image.to_str().ok_or_else(|| ResolveError::ReferenceBytes(image.clone()))?)?,
+        arguments: words.collect(),
+        entrypoint: args.entrypoint,
+        env: environment::collect(&args.env_file, &args.env, &caller.variable)?,
+        workdir: args.workdir,
+        user: args.user,
+        hostname: args.hostname,
+        stdin: args.interactive,
+        terminal: args.tty,
+        cpu: args.cpu,
+        memory: args.memory,
+        timeout: args.timeout,
+        stop_timeout: args.stop_timeout,
+        kernel: kernel(args.kernel, &caller.variable),
+        console: args.console,
+        timings: args.timings,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Command;
+
+    fn resolve(words: &[&str], stdin_is_terminal: bool) -> Result<RunRequest, ResolveError> {
+        let words = ["taskrun", "run"].iter().chain(words).map(OsString::from);
+        let Ok(Command::Run(args)) = crate::cli::parse(words) else { panic!("not a run") };
+        let variable = |name: &OsStr| (name == KERNEL_VARIABLE).then(|| "/boot/guest".into());
+        run(*args, &Caller { variable, stdin_is_terminal })
+    }
+
+    #[test]
+    fn the_first_word_is_the_image_and_the_rest_its_arguments() {
+        let request = resolve(&["oci:/images/x", "ls", "-l"], false).unwrap();
+        assert_eq!(request.arguments, ["ls", "-l"]);
+    }
+
+    #[test]
+    fn an_option_goes_before_the_environment() {
+        assert_eq!(resolve(&["oci:x"], false).unwrap().kernel, Some("/boot/guest".into()));
+        assert_eq!(resolve(&["--kernel", "/k", "oci:x"], false).unwrap().kernel, Some("/k".into()));
+        assert_eq!(kernel(None, &|_: &OsStr| Some(OsString::new())), None);
+    }
+
+    #[test]
+    fn a_terminal_needs_a_terminal_when_it_is_typed_into() {
+        assert!(matches!(resolve(&["-it", "oci:x"], false), Err(ResolveError::NotATerminal)));
+        assert!(resolve(&["-t", "oci:x"], false).is_ok());
+        assert!(resolve(&["-it", "oci:x"], true).is_ok());
+    }
+
+    #[test]
+    fn a_relative_working_directory_is_refused() {
+        assert!(matches!(resolve(&["-w", "src", "oci:x"], false), Err(ResolveError::RelativeWorkdir(_))));
+        assert_eq!(resolve(&["-w", "/src", "oci:x"], false).unwrap().workdir, Some("/src".into()));
+    }
+}

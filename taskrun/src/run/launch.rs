@@ -1,0 +1,251 @@
+//! Starting a VMM: everything it needs is opened here and handed over, and nothing else reaches it.
+//!
+//! The VMM's process has the control socket as its standard input, `/dev/null` as its standard output and the caller's
+//! standard error for its last words; [`seal_descriptors`] keeps everything else from it. Of the environment, which may
+//! hold the caller's secrets, it has taskrun's own variables. It has a process group of its own, so that a Ctrl-C at the
+//! caller's terminal reaches it only through its runtime.
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use images::LayerBlob;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use protocol::port;
+use vmm::config::{BlockConfig, ChannelConfig, ExtentConfig, FdIndex, VmConfig, create_guest_memory};
+use vmm::control::{self, ControlError};
+use vmm::end::EndReason;
+
+use super::request::RunRequest;
+use super::supervise::Machine;
+use crate::install::{InstallError, Installation};
+use crate::kvm::{self, KvmError};
+
+/// How the names of the variables start that a VMM has too.
+const OWN_VARIABLES: &[u8] = b"TASKRUN_";
+
+/// The name of the block device that carries the layers.
+const LAYERS: &str = "layers";
+
+/// Why a VMM could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// KVM can't be used.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A file of the installation can't be used.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The guest's memory can't be made.
+    #[error("The guest's memory of {mib} MiB can't be created")]
+    Memory {
+        /// Its size.
+        mib: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket can't be made.
+    #[error("A socket for the guest can't be created")]
+    Socket(#[source] io::Error),
+    /// Descriptors can't be kept from the VMM.
+    #[error("The open files of this process can't be kept from the VMM")]
+    Seal(#[source] io::Error),
+    /// The VMM did not take its configuration.
+    #[error("The VMM did not take its configuration")]
+    Config(#[source] ControlError),
+}
+
+/// What a task needs of this host, open.
+#[derive(Debug)]
+pub struct Host {
+    kvm: File,
+    kernel: File,
+    initramfs: File,
+    installation: Installation,
+}
+
+impl Host {
+    /// Opens what every task needs, and so finds out early what is missing.
+    ///
+    /// # Errors
+    /// [`LaunchError`], with the remedy.
+    pub fn open(request: &RunRequest) -> Result<Self, LaunchError> {
+        let installation = Installation::locate(request.kernel.as_deref())?;
+        Ok(Self {
+            kvm: kvm::open()?,
+            kernel: installation.open_kernel()?,
+            initramfs: installation.open_initramfs()?,
+            installation,
+        })
+    }
+}
+
+/// The runtime's ends of a guest's channels.
+#[derive(Debug)]
+pub struct Channels {
+    /// To the agent.
+    pub control: UnixStream,
+    /// To the command's standard input.
+    pub stdin: Option<UnixStream>,
+    /// From its standard output, or its terminal.
+    pub stdout: UnixStream,
+    /// From its standard error.
+    pub stderr: Option<UnixStream>,
+}
+
+/// The process of a VMM. It is ended when this is dropped.
+#[derive(Debug)]
+pub struct Vmm {
+    process: Child,
+    control: OwnedFd,
+}
+
+/// Starts a VMM for `request`, with the layers on a block device.
+///
+/// # Errors
+/// [`LaunchError`]; no process is left then.
+pub fn launch(host: Host, request: &RunRequest, layers: &[LayerBlob]) -> Result<(Vmm, Channels), LaunchError> {
+    let mib = request.memory.mib();
+    let memory = create_guest_memory(mib).map_err(|source| LaunchError::Memory { mib, source })?;
+    let mut ports = Ports::default();
+    let channels = Channels {
+        control: ports.open(port::CONTROL)?,
+        stdin: request.stdin.then(|| ports.open(port::STDIN)).transpose()?,
+        stdout: ports.open(port::STDOUT)?,
+        stderr: (!request.terminal).then(|| ports.open(port::STDERR)).transpose()?,
+    };
+
+    let stderr = io::stderr();
+    let mut given = Given::default();
+    let config = VmConfig {
+        vcpus: request.cpu.vcpus(),
+        memory_mib: mib,
+        kvm: given.add(host.kvm.as_fd()),
+        memory: given.add(memory.as_fd()),
+        kernel: given.add(host.kernel.as_fd()),
+        initramfs: given.add(host.initramfs.as_fd()),
+        console: request.console.then(|| given.add(stderr.as_fd())),
+        extra_command_line: String::new(),
+        blocks: layer_device(layers, &mut given),
+        channels: ports
+            .ends
+            .iter()
+            .map(|(port, end)| ChannelConfig { port: *port, stream: given.add(end.as_fd()) })
+            .collect(),
+    };
+    let vmm = Vmm::spawn(&host.installation)?;
+    control::send_config(vmm.control.as_fd(), &config, &given.descriptors).map_err(LaunchError::Config)?;
+    Ok((vmm, channels))
+}
+
+/// The block device of the layers; none for an image without any.
+fn layer_device<'a>(layers: &'a [LayerBlob], given: &mut Given<'a>) -> Vec<BlockConfig> {
+    let mut files: Vec<(&Arc<File>, FdIndex)> = Vec::new();
+    let extents: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            let known = files.iter().find(|(file, _)| Arc::ptr_eq(file, &layer.file)).map(|(_, index)| *index);
+            let file = known.unwrap_or_else(|| {
+                let index = given.add(layer.file.as_fd());
+                files.push((&layer.file, index));
+                index
+            });
+            ExtentConfig { file, offset: layer.offset, length: layer.length }
+        })
+        .collect();
+    if extents.is_empty() { Vec::new() } else { vec![BlockConfig { id: LAYERS.to_owned(), read_only: true, extents }] }
+}
+
+/// The descriptors that the VMM gets.
+#[derive(Debug, Default)]
+struct Given<'a> {
+    descriptors: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Given<'a> {
+    fn add(&mut self, descriptor: BorrowedFd<'a>) -> FdIndex {
+        self.descriptors.push(descriptor);
+        FdIndex(self.descriptors.len().saturating_sub(1))
+    }
+}
+
+/// The VMM's ends of the channels; closed here once the VMM has them.
+#[derive(Debug, Default)]
+struct Ports {
+    ends: Vec<(u32, UnixStream)>,
+}
+
+impl Ports {
+    /// Makes a channel for `port` and gives the runtime's end.
+    fn open(&mut self, port: u32) -> Result<UnixStream, LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Socket)?;
+        self.ends.push((port, theirs));
+        Ok(ours)
+    }
+}
+
+impl Vmm {
+    fn spawn(installation: &Installation) -> Result<Self, LaunchError> {
+        let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|error| LaunchError::Socket(error.into()))?;
+        seal_descriptors().map_err(|error| LaunchError::Seal(error.into()))?;
+        let process = Command::new(&installation.vmm)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .env_clear()
+            .envs(env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OWN_VARIABLES)))
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
+            .map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
+        Ok(Self { process, control })
+    }
+}
+
+impl Machine for Vmm {
+    fn events(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    fn kill(&mut self) {
+        // It fails only for a process that is gone.
+        let _ = self.process.kill();
+    }
+
+    fn wait(&mut self) -> EndReason {
+        let message = match self.process.wait() {
+            Ok(status) => match status.signal() {
+                Some(signal) => return EndReason::Killed { signal },
+                None => format!("it ended without a report ({status})"),
+            },
+            Err(error) => format!("it can't be waited for ({error})"),
+        };
+        EndReason::VmmError { message }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Marks every descriptor above standard error as closed for programs that this process starts. What this process opens
+/// itself is marked already; this is for what its own caller left open.
+#[expect(unsafe_code, reason = "nix has no close_range(2)")]
+fn seal_descriptors() -> Result<(), Errno> {
+    let (first, last) = (libc::c_uint::try_from(libc::STDERR_FILENO).unwrap_or(2).saturating_add(1), libc::c_uint::MAX);
+    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed in this process and no memory is touched.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop)
+}

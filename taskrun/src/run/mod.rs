@@ -1,0 +1,214 @@
+//! `taskrun run`: a task from its image to its exit code.
+//!
+//! [`run`] is the recipe, in order; every step's way to fail leads past the ledger's row being completed and the VMM
+//! being ended, since both are tied to values that do so when they are dropped or passed on.
+//!
+//! # Layout
+//! - [`request`]: what to run. [`spec`]: what becomes of it for the agent.
+//! - [`launch`]: the VMM's process and everything it is given.
+//! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`control`] how it
+//!   arrives, [`stop`] what signals mean, [`stdio`] the command's streams, [`signals`] where signals come from.
+//! - [`outcome`]: exit codes and sentences.
+
+pub mod control;
+pub mod launch;
+pub mod outcome;
+pub mod request;
+pub mod session;
+pub mod signals;
+pub mod spec;
+pub mod stdio;
+pub mod stop;
+pub mod supervise;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use images::{Image, ImageError};
+use protocol::message::HostMessage;
+use protocol::spec::WindowSize;
+
+use self::control::{AgentConnection, ControlError};
+use self::launch::{Channels, Host, LaunchError};
+use self::outcome::Outcome;
+use self::request::RunRequest;
+use self::signals::{SignalError, Signals};
+use self::spec::SpecError;
+use self::stdio::{StdioError, Streams};
+use self::stop::StopPolicy;
+use self::supervise::{SuperviseError, Task};
+use crate::errors::{self, EXIT_TASKRUN_FAILED};
+use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask};
+use crate::terminal::{self, RawMode};
+use crate::timings::{Phase, Timings, TimingsError, TimingsFile};
+
+/// How many digits of a task's id make its hostname.
+const HOSTNAME_DIGITS: usize = 12;
+
+/// Why taskrun itself failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The image can't be used.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image and the request make no task.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The host or the installation can't run a task.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Signals can't be received.
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    /// There is no place for the ledger.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The ledger can't be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// There is no randomness for a task's id.
+    #[error("A task's id can't be made from /dev/urandom")]
+    Id(#[source] io::Error),
+    /// The agent can't be talked to.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The streams can't be connected.
+    #[error(transparent)]
+    Stdio(#[from] StdioError),
+    /// The task can't be watched.
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+    /// The time stamps can't be written.
+    #[error(transparent)]
+    Timings(#[from] TimingsError),
+}
+
+/// Runs a task to its end, tells the user what the exit code alone does not, and gives the exit code.
+#[must_use]
+pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
+    let file = match request.timings.as_deref().map(TimingsFile::prepare).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            errors::say(&errors::chain(&error));
+            return EXIT_TASKRUN_FAILED;
+        }
+    };
+    let exit_code = execute(request, &mut timings).unwrap_or_else(|error| {
+        errors::say(&errors::chain(&error));
+        EXIT_TASKRUN_FAILED
+    });
+    if let Some(Err(error)) = file.map(|file| file.write(&timings, exit_code)) {
+        errors::say(&errors::chain(&error));
+    }
+    exit_code
+}
+
+/// The recipe.
+fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> {
+    let image = images::open(&request.image)?;
+    timings.reach(Phase::ImageOpened);
+    let id = task_id(File::open("/dev/urandom")).map_err(RunError::Id)?;
+    let hostname = request.hostname.as_deref().or(id.get(..HOSTNAME_DIGITS)).unwrap_or(&id);
+    let message = spec::task(&image, request, hostname, request.terminal.then(window_size))?;
+    let stop = StopPolicy::new(spec::stop_signal(&image)?);
+    let host = Host::open(request)?;
+    let mut ledger = Ledger::open(&ledger::home::resolve()?)?;
+
+    // From here on a signal is read, not died of: the row would stay without its end.
+    let signals = Signals::block()?;
+    ledger.admit(&NewTask {
+        id: id.clone(),
+        image: image.reference.clone(),
+        digest: image.digest.to_string(),
+        cpu_units: request.cpu.units(),
+        memory_mib: request.memory.mib(),
+    })?;
+    timings.reach(Phase::Admitted);
+
+    let result = in_microvm(request, image, message, stop, host, &signals, timings);
+    let (exit_code, reason) = match &result {
+        Ok(outcome) => (outcome.exit_code(), outcome.reason(request.memory)),
+        Err(error) => (EXIT_TASKRUN_FAILED, errors::chain(error)),
+    };
+    let end = ledger::Outcome { exit_code: exit_code.into(), reason };
+    // The command's result is known and stands, whatever becomes of its record.
+    if let Err(error) = ledger.finish(&id, &end) {
+        errors::say(&errors::chain(&error));
+    }
+    timings.reach(Phase::Finished);
+    if let Some(sentence) = result?.sentence(request.memory) {
+        errors::say(&sentence);
+    }
+    Ok(exit_code)
+}
+
+/// The part of the recipe during which a VMM exists.
+fn in_microvm(
+    request: &RunRequest,
+    image: Image,
+    message: HostMessage,
+    stop: StopPolicy,
+    host: Host,
+    signals: &Signals,
+    timings: &mut Timings,
+) -> Result<Outcome, RunError> {
+    let (mut vmm, channels) = launch::launch(host, request, &image.layers)?;
+    timings.reach(Phase::VmmStarted);
+    let Channels { control, stdin, stdout, stderr } = channels;
+    let mut streams = Streams::new()?;
+    streams.add_output("standard output", stdout, io::stdout())?;
+    if let Some(stderr) = stderr {
+        streams.add_output("standard error", stderr, io::stderr())?;
+    }
+    // The terminal is the caller's own until the command runs, so that Ctrl-C ends a task that is still starting.
+    let mut raw = None;
+    let raw_mode = &mut raw;
+    let on_start = Box::new(move |streams: &Streams| {
+        let Some(stdin) = stdin else { return Ok(()) };
+        if request.terminal {
+            *raw_mode = RawMode::enter(io::stdin()).inspect_err(|error| errors::say(&errors::chain(error))).ok();
+        }
+        streams.add_input(stdin, io::stdin())
+    });
+    let task = Task {
+        machine: &mut vmm,
+        agent: AgentConnection::new(control)?,
+        spec: message,
+        signals,
+        streams,
+        on_start,
+        window: request.terminal.then_some(&window_size as &dyn Fn() -> WindowSize),
+        stop,
+        timeout: request.timeout,
+        stop_timeout: request.stop_timeout,
+    };
+    let outcome = supervise::supervise(task, timings)?;
+    drop(raw);
+    Ok(outcome)
+}
+
+/// The size of the caller's terminal.
+fn window_size() -> WindowSize {
+    let (stdout, stdin, stderr) = (io::stdout(), io::stdin(), io::stderr());
+    terminal::window_size([stdout.as_fd(), stdin.as_fd(), stderr.as_fd()]).unwrap_or(terminal::DEFAULT_SIZE)
+}
+
+/// A new task's id: 128 random bits as 32 hexadecimal digits.
+fn task_id(random: io::Result<impl Read>) -> io::Result<String> {
+    let mut bytes = [0; 16];
+    random?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tasks_id_has_32_digits() {
+        assert_eq!(task_id(Ok([0_u8; 16].as_slice())).unwrap(), "0".repeat(32));
+        assert_eq!(task_id(Ok([0xab_u8; 20].as_slice())).unwrap(), "ab".repeat(16));
+        assert!(task_id(Ok([0_u8; 15].as_slice())).is_err());
+    }
+}
