@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn the_table_of_docker() {
-        let table: [(&[&str], &[&str], Option<&str>, &[&str], Option<&str>); 13] = [
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], Option<&'a str>, &'a [&'a str], Option<&'a str>);
+        let table: [Case<'_>; 13] = [
             (&["/e", "-x"], &["c", "d"], None, &[], Some("/e -x c d")),
             (&["/e", "-x"], &["c", "d"], None, &["a"], Some("/e -x a")),
             (&[], &["c", "d"], None, &[], Some("c d")),

@@ -233,9 +233,7 @@ pub enum ImageError {
         diff_ids: usize,
     },
     /// The image is in a registry.
-    #[error(
-        "The image {name} can't be pulled: Registries are not supported yet: use oci:, oci-archive: or docker-archive:"
-    )]
+    #[error("Registries are not supported yet: use oci:, oci-archive: or docker-archive: instead of {name}")]
     Registry {
         /// The image's name.
         name: Name,

@@ -52,6 +52,9 @@ pub enum ReferenceError {
     /// There is nothing.
     #[error("The image reference is empty: name one such as oci:DIR, oci-archive:FILE or docker-archive:FILE")]
     Empty,
+    /// A path without a transport, which can't be a name.
+    #[error("The image reference {0:?} is a path: put oci:, oci-archive: or docker-archive: in front of it")]
+    Path(String),
     /// The path is missing.
     #[error("The image reference {reference:?} has no path: it should look like {form}")]
     NoPath {
@@ -103,6 +106,9 @@ impl Reference {
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
+        }
+        if text.starts_with(['/', '.']) {
+            return Err(ReferenceError::Path(text.into()));
         }
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(Name::parse(name)?));
@@ -278,6 +284,9 @@ mod tests {
         }
         for text in ["dir:/x", "docker-daemon:busybox:latest", "containers-storage:x"] {
             assert!(matches!(Reference::parse(text), Err(ReferenceError::Transport(_))), "{text}");
+        }
+        for text in ["/image", "./image", "../image:tag"] {
+            assert!(matches!(Reference::parse(text), Err(ReferenceError::Path(_))), "{text}");
         }
         assert!(matches!(Reference::parse("docker://"), Err(ReferenceError::Name(_))));
     }

@@ -49,6 +49,13 @@ enum Entry {
     Link(Option<Vec<u8>>),
 }
 
+/// What a header gives a name to.
+struct Named {
+    name: Vec<u8>,
+    /// `None` when it is neither file nor link.
+    entry: Option<Entry>,
+}
+
 /// Why an archive can't be indexed or searched.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -139,8 +146,8 @@ impl TarIndex {
         let mut index = Self::default();
         for _ in 0..MAX_ENTRIES {
             let Some(header) = scan.header()? else { return Ok(index) };
-            if let Some((name, entry)) = scan.entry(&header)? {
-                index.add(name, entry);
+            if let Some(named) = scan.entry(&header)? {
+                index.add(named);
             }
         }
         Err(TarError::TooMany)
@@ -164,7 +171,7 @@ impl TarIndex {
     }
 
     /// Remembers an entry; one of another kind hides what had its name before.
-    fn add(&mut self, name: Vec<u8>, entry: Option<Entry>) {
+    fn add(&mut self, Named { name, entry }: Named) {
         match entry {
             Some(entry) if name.len() <= MAX_NAME => drop(self.entries.insert(name, entry)),
             _ => drop(self.entries.remove(&name)),
@@ -212,9 +219,8 @@ impl<A: ReadAt + ?Sized> Scan<'_, A> {
         Ok(Some(header))
     }
 
-    /// The named thing that `header` describes, if it describes one; the next header comes after its data. The entry
-    /// is `None` when it is neither file nor link.
-    fn entry(&mut self, header: &Header) -> Result<Option<(Vec<u8>, Option<Entry>)>, TarError> {
+    /// The named thing that `header` describes, if it describes one. The next header comes behind its data.
+    fn entry(&mut self, header: &Header) -> Result<Option<Named>, TarError> {
         let start = self.offset.saturating_sub(BLOCK);
         let kind = header.entry_type();
         if self.extension(header, kind, start)? {
@@ -239,7 +245,7 @@ impl<A: ReadAt + ?Sized> Scan<'_, A> {
             EntryType::Symlink => Some(Entry::Link(target().and_then(|target| normalize(parent(&name), &target)))),
             _ => None,
         };
-        Ok(Some((name, entry)))
+        Ok(Some(Named { name, entry }))
     }
 
     /// Takes an entry that only says something about the next one. Returns whether it was such an entry.
@@ -321,8 +327,10 @@ fn is_header_only(kind: EntryType) -> bool {
 
 /// The sum of a header's bytes, its checksum field counted as blanks.
 fn checksum(header: &[u8; 512]) -> u32 {
-    let blank = |at: usize| (148..156).contains(&at);
-    header.iter().enumerate().map(|(at, &byte)| if blank(at) { u32::from(b' ') } else { u32::from(byte) }).sum()
+    let (before, rest) = header.split_at(148);
+    let (_, behind) = rest.split_at(8);
+    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+    sum(before) + 8 * u32::from(b' ') + sum(behind)
 }
 
 /// What stands before the first NUL.
