@@ -189,3 +189,6 @@ impl Seat {
         !self.more && lock(&self.device).is_drained()
     }
 }
+
+#[cfg(test)]
+mod tests;

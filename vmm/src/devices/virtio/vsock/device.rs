@@ -180,3 +180,6 @@ impl VirtioDevice for Vsock {
         self.mux.is_drained()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,6 +272,3 @@ impl Endpoint {
         self.sources.take().map_or(Ok(()), |(sources, _)| sources.remove(stream.as_fd()))
     }
 }
-
-#[cfg(test)]
-mod tests;
