@@ -1,0 +1,206 @@
+//! What PID 1 owes the machine: its file systems, its console, its end.
+//!
+//! The kernel starts the agent on the initramfs, from which `pivot_root` is impossible, so the first thing is a small tmpfs
+//! that takes its place:
+//!
+//! ```text
+//! /          tmpfs, 1 MiB: nothing but mount points
+//! /dev       devtmpfs: /dev/vda with the layers, /dev/kmsg, /dev/console
+//! /proc      procfs
+//! /cgroup    cgroup2
+//! /rootfs    tmpfs of nearly all memory: the image; becomes the command's root
+//! ```
+//!
+//! A failure before the host is reached goes to the console. PID 1 must not end, since the kernel would panic: every way
+//! leads to [`power_off`].
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::panic;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::stat::Mode;
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{chdir, chroot, mkdir, sync};
+use protocol::message::{AgentMessage, Failure, FailureKind};
+use protocol::spec::Layer;
+use protocol::{LAYER_DEVICE, frame, port};
+
+use crate::control::{Control, ControlError};
+use crate::failure::sentence;
+use crate::sys;
+use crate::task::{self, Guest};
+use crate::unpack::{Limits, unpack_layers};
+use crate::vsock::{Host, VsockHost};
+
+/// Where the tmpfs is mounted that becomes the root; the initramfs has it.
+const NEW_ROOT: &str = "/newroot";
+
+/// Where the image is unpacked.
+const IMAGE_ROOT: &str = "/rootfs";
+
+/// Where cgroup2 is mounted.
+const CGROUPS: &str = "/cgroup";
+
+/// Memory that the image cannot take: this much and a 64th of the guest's.
+const RESERVE: u64 = 16 << 20;
+
+/// One file for each so many bytes of memory: a file costs about 1 KiB of the kernel's memory and more of the agent's.
+const BYTES_PER_FILE: u64 = 4096;
+
+/// One archive entry for each so many bytes of memory: an entry costs the agent about 200 bytes.
+const BYTES_PER_ENTRY: u64 = 2048;
+
+/// The control connection, for a panic to report itself; -1 before there is one.
+static CONTROL: AtomicI32 = AtomicI32::new(-1);
+
+/// Why the agent could not serve a task.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error("{path} can't be mounted in the guest")]
+    Mount {
+        path: &'static str,
+        #[source]
+        source: Errno,
+    },
+    #[error("The guest's /dev/null can't be opened")]
+    Null(#[source] Errno),
+    #[error("The host can't be reached over vsock")]
+    Connect(#[source] std::io::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Runs the guest's one task and powers the guest off.
+pub fn run() -> ! {
+    panic::set_hook(Box::new(report_panic));
+    sys::ignore_broken_pipes();
+    if let Err(error) = serve() {
+        say(&sentence(&error));
+    }
+    power_off()
+}
+
+fn serve() -> Result<(), InitError> {
+    replace_root()?;
+    open_standard_streams().map_err(InitError::Null)?;
+    prepare_network();
+    let socket = VsockHost.connect(port::CONTROL).map_err(InitError::Connect)?;
+    CONTROL.store(socket.as_raw_fd(), Ordering::Relaxed);
+    Ok(task::serve(Control::new(socket), &VsockHost, &Machine)?)
+}
+
+/// This guest.
+#[derive(Debug)]
+struct Machine;
+
+impl Guest for Machine {
+    fn unpack(&self, layers: &[Layer]) -> Result<Vec<String>, Failure> {
+        let internal = |error: &InitError| Failure { kind: FailureKind::Internal, message: sentence(error) };
+        let memory = sysinfo().map(|info| info.ram_total()).unwrap_or_default();
+        mount_image_root(memory).map_err(|error| internal(&error))?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(IMAGE_ROOT, flags, Mode::empty())
+            .map_err(|source| internal(&InitError::Mount { path: IMAGE_ROOT, source }))?;
+        let mut limits = Limits::default();
+        limits.entries = limits.entries.min(memory / BYTES_PER_ENTRY);
+        let device = Path::new(LAYER_DEVICE);
+        let summary = unpack_layers(device, layers, root.as_fd(), &limits).map_err(|error| {
+            let kind = if error.is_image_fault() { FailureKind::Image } else { FailureKind::Internal };
+            Failure { kind, message: sentence(&error) }
+        })?;
+        Ok(summary.warnings)
+    }
+
+    fn root(&self) -> &Path {
+        Path::new(IMAGE_ROOT)
+    }
+
+    fn cgroups(&self) -> &Path {
+        Path::new(CGROUPS)
+    }
+}
+
+/// Mounts the agent's own file systems and makes them the root.
+fn replace_root() -> Result<(), InitError> {
+    let failed = |path| move |source| InitError::Mount { path, source };
+    let tmpfs = "mode=755,size=1m";
+    make_directory(NEW_ROOT);
+    mount(Some("tmpfs"), NEW_ROOT, Some("tmpfs"), MsFlags::empty(), Some(tmpfs)).map_err(failed("/"))?;
+    chdir(NEW_ROOT).map_err(failed("/"))?;
+    for (path, kind) in [("/dev", "devtmpfs"), ("/proc", "proc"), (CGROUPS, "cgroup2")] {
+        let relative = path.trim_start_matches('/');
+        make_directory(relative);
+        mount(Some(kind), relative, Some(kind), MsFlags::empty(), None::<&str>).map_err(failed(path))?;
+    }
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(failed("/"))?;
+    chroot(".").and_then(|()| chdir("/")).map_err(failed("/"))
+}
+
+/// Makes a mount point. That it is not there is for the mount to say.
+fn make_directory(path: &str) {
+    let _ = mkdir(path, Mode::from_bits_truncate(0o755));
+}
+
+/// A tmpfs for the image in a guest with `memory` bytes.
+fn mount_image_root(memory: u64) -> Result<(), InitError> {
+    let size = memory.saturating_sub(RESERVE).saturating_sub(memory / 64);
+    let data = format!("mode=755,size={size},nr_inodes={}", memory / BYTES_PER_FILE);
+    make_directory(IMAGE_ROOT);
+    mount(Some("tmpfs"), IMAGE_ROOT, Some("tmpfs"), MsFlags::empty(), Some(data.as_str()))
+        .map_err(|source| InitError::Mount { path: IMAGE_ROOT, source })
+}
+
+/// Descriptors 0 to 2 are closed when the kernel has no console. Nothing else may get their numbers.
+fn open_standard_streams() -> Result<(), Errno> {
+    loop {
+        let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // Stays open as long as the agent.
+        let _ = null.into_raw_fd();
+    }
+}
+
+/// Gives the network namespace what Docker gives a container's. A kernel without a network is no failure.
+fn prepare_network() {
+    let _ = sys::raise_loopback();
+    let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+}
+
+/// Says `text` on the console.
+fn say(text: &str) {
+    if let Ok(mut console) = fs::OpenOptions::new().write(true).open("/dev/console") {
+        let _ = writeln!(console, "taskrun-agent: {text}");
+    }
+}
+
+/// Tells the host, or else the console, of a mistake of the agent, and ends.
+fn report_panic(panic: &panic::PanicHookInfo<'_>) {
+    let message = format!("The agent has a bug and stopped: {panic}");
+    let socket = CONTROL.load(Ordering::Relaxed);
+    let failure = Failure { kind: FailureKind::Internal, message: message.clone() };
+    let told = frame::encode(&AgentMessage::Failed(failure)).is_ok_and(|bytes| sys::send_to(socket, &bytes).is_ok());
+    if !told {
+        say(&message);
+    }
+    power_off()
+}
+
+/// Ends the guest.
+fn power_off() -> ! {
+    sync();
+    loop {
+        // It returns only where it is not permitted, which PID 1 always is.
+        let _ = reboot(RebootMode::RB_POWER_OFF);
+        nix::unistd::pause();
+    }
+}

@@ -1,0 +1,162 @@
+//! The story of a task, in order: take it from the host, unpack its image, start its command, see it through, report.
+//!
+//! The machine below is behind two traits ([`Guest`], [`Host`]), so that the whole story also runs as a test in a process
+//! on a development machine.
+
+use std::path::Path;
+
+use nix::sys::utsname::uname;
+use protocol::message::{AgentMessage, ExitStatus, Failure, HostMessage, OutOfMemory, Phase};
+use protocol::spec::{Layer, TaskSpec, WindowSize};
+
+use crate::container::cgroup::Cgroup;
+use crate::container::exec::Command;
+use crate::container::oom::KernelLog;
+use crate::container::{self, Plan};
+use crate::control::{Control, ControlError};
+use crate::failure::{internal, report};
+use crate::stdio::Prepared;
+use crate::supervise::{SignalSet, SuperviseError, Supervisor};
+use crate::vsock::Host;
+
+/// The name of the command's cgroup.
+const CGROUP: &str = "task";
+
+/// The machine that the task runs on.
+pub trait Guest {
+    /// Mounts a file system at [`Self::root`] and unpacks `layers` there; returns what the user should know.
+    ///
+    /// # Errors
+    /// What is wrong with the image, for the user.
+    fn unpack(&self, layers: &[Layer]) -> Result<Vec<String>, Failure>;
+
+    /// Where the image's root file system is mounted.
+    fn root(&self) -> &Path;
+
+    /// Where the cgroup2 file system is mounted.
+    fn cgroups(&self) -> &Path;
+}
+
+/// Why there is no exit status.
+enum End {
+    /// The task failed; the host is told.
+    Failed(Failure),
+    /// There is no host to tell.
+    Alone(ControlError),
+}
+
+impl From<ControlError> for End {
+    fn from(error: ControlError) -> Self {
+        Self::Alone(error)
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What the host said before the command's start.
+#[derive(Default)]
+struct Early {
+    signals: SignalSet,
+    size: Option<WindowSize>,
+}
+
+impl Early {
+    fn note(&mut self, message: &HostMessage) {
+        match message {
+            HostMessage::Signal(number) => self.signals.add(*number),
+            HostMessage::Resize(size) => self.size = Some(*size),
+            HostMessage::Run(_) => {}
+        }
+    }
+}
+
+/// Serves one task from greeting to report.
+///
+/// # Errors
+/// The host cannot be talked to. Everything else is told to the host.
+pub fn serve(mut control: Control, host: &dyn Host, guest: &dyn Guest) -> Result<(), ControlError> {
+    control.send(&AgentMessage::Hello { version: protocol::VERSION, kernel: kernel_release() })?;
+    let mut early = Early::default();
+    let spec = loop {
+        match control.receive()? {
+            HostMessage::Run(spec) => break spec,
+            message => early.note(&message),
+        }
+    };
+    let last = match run(&mut control, host, guest, &spec, early) {
+        Ok(status) => AgentMessage::Exited(status),
+        Err(End::Failed(failure)) => AgentMessage::Failed(failure),
+        Err(End::Alone(error)) => return Err(error),
+    };
+    control.send(&last)?;
+    control.finish();
+    Ok(())
+}
+
+fn run(
+    control: &mut Control,
+    host: &dyn Host,
+    guest: &dyn Guest,
+    spec: &TaskSpec,
+    mut early: Early,
+) -> Result<ExitStatus, End> {
+    let mut warnings = guest.unpack(&spec.layers)?;
+    control.send(&AgentMessage::Phase(Phase::Unpacked))?;
+
+    let command = Command::new(&spec.process.argv, &spec.process.env).map_err(|error| report(&error))?;
+    let mut cgroup = Cgroup::create(guest.cgroups(), CGROUP).map_err(|error| report(&error))?;
+    let mut streams = Prepared::connect(spec.stdio, host).map_err(|error| report(&error))?;
+    warnings.extend(cgroup.warning.take());
+    for warning in warnings {
+        control.send(&AgentMessage::Warning(warning))?;
+    }
+    while let Some(message) = control.try_receive()? {
+        early.note(&message);
+    }
+    if let Some(size) = early.size {
+        streams.resize(size);
+    }
+    let log = KernelLog::from_now();
+    control.send(&AgentMessage::Phase(Phase::Prepared))?;
+
+    let plan = Plan {
+        root: guest.root(),
+        hostname: &spec.hostname,
+        user: &spec.process.user,
+        cwd: &spec.process.cwd,
+        cgroup: cgroup.entrance(),
+        streams: streams.streams(),
+        command,
+    };
+    let started = container::start(plan).map_err(|error| report(&error))?;
+    control.send(&AgentMessage::Started)?;
+    let relays = streams.into_relays(started.terminal.as_ref()).map_err(|error| report(&error))?;
+    let supervisor = Supervisor::new(control, &started.child, relays, started.terminal).map_err(supervise_error)?;
+    supervisor.deliver(early.signals);
+    let how = supervisor.run().map_err(supervise_error)?;
+    Ok(ExitStatus { how, out_of_memory: out_of_memory(&cgroup, log) })
+}
+
+fn supervise_error(error: SuperviseError) -> End {
+    match error {
+        SuperviseError::Control(error) => End::Alone(error),
+        error @ SuperviseError::System(_) => End::Failed(internal(&error)),
+    }
+}
+
+fn out_of_memory(cgroup: &Cgroup, log: Option<KernelLog>) -> Option<OutOfMemory> {
+    let kills = cgroup.out_of_memory_kills();
+    (kills > 0).then(|| OutOfMemory { kills, process: log.and_then(KernelLog::last_victim) })
+}
+
+/// The kernel's release, as `uname -r` prints it.
+fn kernel_release() -> String {
+    uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
