@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::document::{Configuration, ProcessConfiguration};
 use crate::error::ImageError;
 use crate::files::Document;
+use crate::platform::Platform;
 
 /// What an image says about its process. No text in it has a NUL byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,8 @@ pub struct ImageConfig {
 ///
 /// Fails when the image is for another platform than this machine's.
 pub(crate) fn read(document: &Document<'_>) -> Result<(ImageConfig, Vec<Digest>), ImageError> {
-    let Configuration { platform, config, rootfs } = document.parse()?;
+    let Configuration { os, architecture, variant, config, rootfs } = document.parse()?;
+    let platform = Platform { os, architecture, variant };
     if !platform.fits() {
         return Err(ImageError::Platform { place: document.place.into(), offered: vec![platform] });
     }

@@ -80,9 +80,15 @@ pub struct Manifest {
 /// An image's configuration.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Configuration {
-    /// The platform that it is for.
-    #[serde(flatten)]
-    pub platform: Platform,
+    /// The operating system that it is for, in Go's names.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub os: String,
+    /// The processor architecture that it is for, in Go's names.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub architecture: String,
+    /// The level of the architecture.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub variant: String,
     /// What its process is like.
     #[serde(default, deserialize_with = "null_is_default")]
     pub config: ProcessConfiguration,
@@ -147,7 +153,9 @@ pub struct DockerArchiveItem {
 }
 
 /// Takes `null` as the default.
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -181,7 +189,7 @@ mod tests {
             "ExposedPorts": null, "Entrypoint": null, "User": null, "Healthcheck": {"Test": ["NONE"]}},
             "rootfs": {"type": "layers", "diff_ids": null}}"#;
         let null: Configuration = serde_json::from_str(null).unwrap();
-        assert!(null.config.entrypoint.is_empty() && null.platform.architecture.is_empty());
+        assert!(null.config.entrypoint.is_empty() && null.architecture.is_empty());
     }
 
     #[test]

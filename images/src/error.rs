@@ -245,7 +245,7 @@ const MAX_OFFERED: usize = 8;
 
 /// The names that are there, as the end of a sentence.
 fn offer(offered: &[String]) -> String {
-    if offered.is_empty() { " (none of them has a name)".into() } else { format!(" (there is {})", list(offered)) }
+    if offered.is_empty() { " (none of them has a name)".into() } else { format!(" (it has {})", list(offered)) }
 }
 
 /// Names with commas between them. They come from the image: control characters are escaped.
@@ -277,7 +277,7 @@ mod tests {
         let error = ImageError::NoSuchImage { place: "x".into(), wanted: "tagged \"v\"".into(), offered };
         assert_eq!(
             error.to_string(),
-            "x has no image tagged \"v\" (there is t0, t1, t2, t3, t4, t5, t6, t7 and 92 more)"
+            "x has no image tagged \"v\" (it has t0, t1, t2, t3, t4, t5, t6, t7 and 92 more)"
         );
     }
 }

@@ -15,13 +15,13 @@
 //! ```
 //!
 //! # Layout
-//! - [`reference`]: the text that names an image; [`name`]: docker's names for images, with their short forms.
+//! - [`mod@reference`]: the text that names an image; [`name`]: docker's names for images, with their short forms.
 //! - [`digest`]: content digests. [`document`]: the JSON documents of the OCI image specification, and their limits.
 //! - `files`, `directory`, `archive`: named files in a directory or an archive; [`tar_index`]: what lies where in a
 //!   tar archive.
 //! - `layout`: the OCI image layout over such files; [`manifest`]: from an index to the one manifest that is meant;
 //!   [`platform`]: which of several images fits. `docker_archive`: the format of `docker save`.
-//! - [`config`]: what an image says about its process. [`command`], [`env`]: what becomes of that with the caller's
+//! - [`config`]: what an image says about its process. [`command`], [`mod@env`]: what becomes of that with the caller's
 //!   own wishes, as docker does it.
 //!
 //! Registries and the store of pulled images will be further places that hold blobs, beside `layout` and

@@ -78,8 +78,7 @@ pub(crate) fn choose_tagged<'a>(
     }
     match platform::choose(&candidates) {
         Choice::Best(best) => match best.as_slice() {
-            [only] => Ok(only),
-            [first, ..] if same => Ok(first),
+            [first, rest @ ..] if rest.iter().all(|item| item.digest == first.digest) => Ok(first),
             _ => Err(ambiguous()),
         },
         Choice::NoneFits(offered) => Err(ImageError::Platform { place: place.into(), offered }),
@@ -137,4 +136,76 @@ impl From<&Descriptor> for Expected {
 fn media_type(document: &Document<'_>, descriptor: &Descriptor, problem: &'static str) -> ImageError {
     let media_type = descriptor.media_type.chars().take(160).collect();
     ImageError::MediaType { place: document.place.into(), what: document.what.clone(), media_type, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::Digest;
+    use crate::document::REF_NAME;
+    use crate::platform::Platform;
+
+    #[test]
+    fn media_types_of_oci_and_docker_say_the_same_kinds() {
+        for (media_type, kind) in [
+            ("application/vnd.oci.image.index.v1+json", Kind::Index),
+            ("application/vnd.docker.distribution.manifest.list.v2+json", Kind::Index),
+            ("application/vnd.oci.image.manifest.v1+json", Kind::Manifest),
+            ("application/vnd.docker.distribution.manifest.v2+json", Kind::Manifest),
+            ("application/vnd.oci.image.config.v1+json", Kind::Config),
+            ("application/vnd.docker.container.image.v1+json", Kind::Config),
+            ("application/vnd.oci.image.layer.v1.tar", Kind::Layer(Compression::None)),
+            ("application/vnd.docker.image.rootfs.diff.tar", Kind::Layer(Compression::None)),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", Kind::Layer(Compression::Gzip)),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Kind::Layer(Compression::Gzip)),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", Kind::Layer(Compression::Zstd)),
+        ] {
+            assert_eq!(Kind::of(media_type), kind, "{media_type}");
+        }
+        for media_type in ["", "text/plain", "application/vnd.oci.image.", "vnd.oci.image.index.v1+json"] {
+            assert!(matches!(Kind::of(media_type), Kind::Unsupported(_)), "{media_type}");
+        }
+    }
+
+    /// A row of an index: which image, under which tag, for which platform.
+    fn row() -> impl Strategy<Value = Descriptor> {
+        let tag = prop::option::of(prop::sample::select(vec!["a", "b"]));
+        let platform = prop::option::of(prop::sample::select(vec!["amd64", "amd64/v2", "arm64"]));
+        (0_u8..4, tag, platform).prop_map(|(image, tag, platform)| Descriptor {
+            media_type: String::new(),
+            digest: Digest::of(&[image]),
+            size: 1,
+            platform: platform.map(|platform| {
+                let (architecture, variant) = platform.split_once('/').unwrap_or((platform, ""));
+                Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
+            }),
+            annotations: tag.map(|tag| (REF_NAME.to_owned(), tag.to_owned())).into_iter().collect(),
+        })
+    }
+
+    proptest! {
+        /// What is chosen has the tag and fits; what is refused has the reason that is given.
+        #[test]
+        fn the_choice_is_right(manifests in prop::collection::vec(row(), 0..6), tag in prop::option::of(prop::sample::select(vec!["a", "b"]))) {
+            let index = Index { media_type: None, manifests, config: None, layers: None };
+            let meant: Vec<&Descriptor> =
+                index.manifests.iter().filter(|item| tag.is_none() || item.tag() == tag).collect();
+            let fits = |item: &Descriptor| item.platform.as_ref().is_none_or(Platform::fits);
+            match choose_tagged("place", &index, tag) {
+                Ok(chosen) => prop_assert!(meant.contains(&chosen) && fits(chosen)),
+                Err(ImageError::NoImage { .. }) => prop_assert!(index.manifests.is_empty()),
+                Err(ImageError::NoSuchImage { .. }) => prop_assert!(tag.is_some() && meant.is_empty()),
+                Err(ImageError::Ambiguous { .. }) => {
+                    let images: BTreeSet<Digest> = meant.iter().map(|item| item.digest).collect();
+                    prop_assert!(images.len() > 1);
+                }
+                Err(ImageError::Platform { .. }) => prop_assert!(!meant.iter().any(|item| fits(item))),
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+    }
 }

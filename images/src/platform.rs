@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use crate::document::Descriptor;
+use crate::document::{Descriptor, null_is_default};
 use crate::error::printable;
 
 /// A platform, in Go's names.
@@ -13,13 +13,13 @@ use crate::error::printable;
 #[serde(default)]
 pub struct Platform {
     /// The operating system.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "null_is_default")]
     pub os: String,
     /// The processor architecture.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "null_is_default")]
     pub architecture: String,
     /// The level of the architecture, such as `v3`.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "null_is_default")]
     pub variant: String,
 }
 
@@ -79,11 +79,6 @@ pub fn choose<'a>(descriptors: &[&'a Descriptor]) -> Choice<'a> {
         return Choice::NoneFits(platforms.filter(|platform| platform.os != "unknown").collect());
     };
     Choice::Best(descriptors.iter().copied().filter(|descriptor| rank(descriptor) == Some(best)).collect())
-}
-
-/// Takes `null` as an empty text.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ fn one_of_several_images_is_chosen_by_name_or_place() {
     assert_eq!(chosen(":localhost:5000/c:2"), Ok(0));
     assert_eq!(chosen(":@1"), Ok(0));
     assert!(chosen(":@2").unwrap_err().starts_with("place has no image at place @2"));
-    assert!(chosen(":c").unwrap_err().starts_with("place has no image named docker.io/library/c:latest (there is"));
+    assert!(chosen(":c").unwrap_err().starts_with("place has no image named docker.io/library/c:latest (it has"));
     assert!(chosen("").unwrap_err().starts_with("place has several images"));
     memory.put("manifest.json", "[]");
     assert_eq!(chosen(""), Err("place has no image in it".into()));

@@ -71,10 +71,10 @@ fn a_tag_chooses_among_images() {
     memory.index(&[&a, &b]);
     assert_eq!(opened(&memory, Some("a")), "a");
     assert_eq!(opened(&memory, Some("b:1/x")), "b");
-    assert_eq!(opened(&memory, Some("c")), "place has no image tagged \"c\" (there is a, b:1/x)");
+    assert_eq!(opened(&memory, Some("c")), "place has no image tagged \"c\" (it has a, b:1/x)");
     assert_eq!(
         opened(&memory, None),
-        "place has several images: say which by its tag, as in place:TAG (there is a, b:1/x)"
+        "place has several images: say which by its tag, as in place:TAG (it has a, b:1/x)"
     );
     memory.index(&[&b]);
     assert_eq!(opened(&memory, None), "b");
@@ -256,21 +256,35 @@ fn layers_are_counted() {
     assert_eq!(error(&memory), "The image in place has 201 layers, more than the 200 that are allowed");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+/// Changes one byte of a document, or cuts it.
+fn damage(document: String, at: usize, byte: Option<u8>) -> Vec<u8> {
+    let mut bytes = document.into_bytes();
+    let at = at % bytes.len();
+    match byte {
+        Some(byte) => bytes[at] = byte,
+        None => bytes.truncate(at),
+    }
+    bytes
+}
 
-    /// Whatever replaces one of the four documents, opening ends with an error or an image, and with no panic.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// One of the three documents is damaged, and those that lead to it name the damaged one: opening ends with an
+    /// error or with an image whose layers are there.
     #[test]
-    fn damaged_documents_never_panic(which in 0_usize..4, at in 0_usize..2000, byte: u8, cut: bool) {
+    fn damaged_documents_never_panic(which in 0_usize..3, at: usize, byte in prop::option::of(any::<u8>())) {
         let memory = Memory::layout();
-        memory.index(&[&memory.image("x", "amd64", &tagged("t"))]);
-        let name = memory.files.borrow().keys().filter(|name| !name.ends_with("/x")).nth(which).cloned();
-        if let Some(bytes) = name.and_then(|name| memory.files.borrow_mut().get_mut(&name).map(std::mem::take)) {
-            let mut bytes = bytes;
-            let at = at % bytes.len().max(1);
-            if cut { bytes.truncate(at) } else if let Some(place) = bytes.get_mut(at) { *place = byte }
-            memory.index(&[&memory.blob(OCI_MANIFEST, &bytes, "")]);
+        let change = |number: usize, document: String| {
+            if number == which { damage(document, at, byte) } else { document.into_bytes() }
+        };
+        let layer = memory.blob(OCI_LAYER, "x", "");
+        let config = memory.blob(OCI_CONFIG, change(0, configuration(&["x"], "amd64")), "");
+        let manifest = change(1, format!(r#"{{"schemaVersion": 2, "config": {config}, "layers": [{layer}]}}"#));
+        let manifest = memory.blob(OCI_MANIFEST, manifest, &tagged("t"));
+        memory.put("index.json", change(2, index(&[&manifest])));
+        if let Ok(contents) = open(&memory, None) {
+            prop_assert!(contents.layers.iter().all(|layer| bytes(layer) == b"x"));
         }
-        let _ = open(&memory, None);
     }
 }
