@@ -1,8 +1,8 @@
 //! The layer's stored bytes as a tar stream: plain, gzip (RFC 1952) or Zstandard (RFC 8878).
 //!
-//! As strict as the tools of the field. gzip may have any number of members; zero bytes behind the last one are ignored (GNU
-//! gzip does, and some tools pad), anything else there is an error as in Go's `compress/gzip`, which umoci, podman and
-//! containerd use. Zstandard may have any number of frames and skippable frames; anything else behind a frame, a frame that
+//! As strict as the tools of the field. gzip may have any number of members; anything behind the last one is an error, as
+//! in Go's `compress/gzip` that umoci, podman and containerd use, except zero bytes, which some tools pad with and GNU gzip
+//! ignores. Zstandard may have any number of frames and skippable frames; anything else behind a frame, a frame that
 //! needs a dictionary, and a window over 128 MiB (the limit of the `zstd` command) are errors. Checksums inside the
 //! streams are verified. A blob without any member or frame is an error.
 

@@ -15,18 +15,21 @@
 //! plugs in.
 //!
 //! # Where tools differ
-//! The result is that of `umoci unpack` (0.4.7, run as root), entry by entry; what the specification leaves open and umoci
-//! decides is said in the modules. Deliberate differences:
-//! - Directories that no entry describes get the epoch as their time; with umoci it is the time of unpacking, and so is
-//!   that of a directory in which it made such a directory. Elsewhere directories keep the time of their last entry, with both.
+//! The result is that of `umoci unpack` (0.4.7, run as root), entry by entry, and what it refuses is refused; what the
+//! specification leaves open and umoci decides is said in the modules. Deliberate differences:
+//! - A directory that no entry describes gets the epoch as its time, and no directory's time depends on when it was unpacked.
+//!   With umoci those that it had to make, those it made them in, and those below a whiteout have the time of unpacking.
 //! - Access times are set to the modification times.
 //! - Global PAX headers, and the names that AUFS kept for itself, are passed over as by podman and Docker.
 //! - PAX sparse files are refused, as umoci refuses GNU's.
-//! - `.wh.`, `.wh..` and `.wh...` are refused; umoci takes them for the directory itself or its parent.
-//! - A blob whose compressed stream is broken behind the archive's end is refused.
+//! - Owners and device numbers that Linux cannot hold are refused; umoci cuts them to what fits.
+//! - Zero bytes behind a gzip stream are accepted, as by gzip itself.
+//!
+//! Tar has no type for sockets, so there are none.
 
 mod apply;
 mod archive;
+mod buffers;
 mod decompress;
 mod digest;
 mod entry;
@@ -53,9 +56,10 @@ use protocol::spec::{Compression, Layer};
 
 use apply::Files;
 use archive::Archive;
+use buffers::Buffers;
 use digest::Verifier;
 use merge::Merger;
-use source::{Device, Source};
+use source::{Device, Extent, Source};
 use stream::Stream;
 
 pub use error::{Cause, UnpackError};
@@ -83,46 +87,63 @@ pub fn unpack_layers(
     limits: &Limits,
 ) -> Result<Summary, UnpackError> {
     let error = |layer, entry, cause| UnpackError { layer, layers: layers.len(), entry, cause };
-    let mut device = Device::open(device).map_err(|cause| error(1, None, cause))?;
-    let files = Files::new(target).map_err(|cause| error(1, None, cause))?;
-    let mut merger = Merger::new(files, limits);
-    let mut bytes = Allowance::new(limits.bytes);
-    let mut summary = Summary::default();
+    let mut unpacking = Unpacking::new(device, target, limits).map_err(|cause| error(1, None, cause))?;
     for (number, layer) in (1..).zip(layers) {
-        merger.start_layer();
-        let mut unpacking = Unpacking { merger: &mut merger, bytes: &mut bytes, entries: 0, entry: None };
-        let result = unpacking.layer(&mut device, layer);
-        summary.entries = summary.entries.saturating_add(unpacking.entries);
-        let entry = unpacking.entry;
-        result.map_err(|cause| error(number, entry.map(|name| path::escape(&name)), cause))?;
+        if let Err(cause) = unpacking.layer(layer) {
+            let entry = unpacking.progress.entry.map(|name| path::escape(&name));
+            return Err(error(number, entry, cause));
+        }
     }
-    let files = merger.finish().map_err(|cause| error(layers.len(), None, cause))?;
-    summary.warnings.extend(files.unsupported().map(|(attribute, file)| {
+    let files = unpacking.merger.finish().map_err(|cause| error(layers.len(), None, cause))?;
+    let warnings = files.unsupported().map(|(attribute, file)| {
         let (attribute, file) = (path::escape(&attribute), path::escape(&file));
         format!("The guest's file system can't hold extended attributes such as {attribute} of {file}")
-    }));
-    Ok(summary)
+    });
+    Ok(Summary { entries: unpacking.progress.entries, warnings: warnings.into_iter().collect() })
 }
 
-/// The unpacking of one layer.
-struct Unpacking<'a> {
-    merger: &'a mut Merger<Files>,
-    bytes: &'a mut Allowance,
+/// Everything that lasts from layer to layer.
+struct Unpacking {
+    device: Device,
+    buffers: Buffers,
+    merger: Merger<Files>,
+    bytes: Allowance,
+    progress: Progress,
+}
+
+/// How far it went.
+#[derive(Default)]
+struct Progress {
     entries: u64,
-    /// The name of the entry at which unpacking stopped.
+    /// The name of the entry at which it stopped.
     entry: Option<Vec<u8>>,
 }
 
-impl Unpacking<'_> {
+impl Unpacking {
+    fn new(device: &Path, target: BorrowedFd<'_>, limits: &Limits) -> Result<Self, Cause> {
+        Ok(Self {
+            device: Device::open(device)?,
+            buffers: Buffers::new(),
+            merger: Merger::new(Files::new(target)?, limits),
+            bytes: Allowance::new(limits.bytes),
+            progress: Progress::default(),
+        })
+    }
+
     /// Unpacks a layer and verifies its digests.
-    fn layer(&mut self, device: &mut Device, layer: &Layer) -> Result<(), Cause> {
+    fn layer(&mut self, layer: &Layer) -> Result<(), Cause> {
         let blob = layer.digest.as_deref().map(|digest| Verifier::new("blob", digest)).transpose()?;
         let content = Verifier::new("uncompressed archive", &layer.diff_id)?;
         // The same bytes need not be hashed twice for the same digest.
         let same = layer.compression == Compression::None && layer.digest.as_ref() == Some(&layer.diff_id);
         let content = (!same).then_some(content);
-        let mut source = Source::new(device, layer.offset, layer.length, blob);
-        let result = self.archive(&mut source, layer.compression, content);
+        let (stored, plain) = self.buffers.split();
+        let extent = Extent { offset: layer.offset, length: layer.length };
+        let mut source = Source::new(&mut self.device, stored, extent, blob);
+        let reader = decompress::decoder(layer.compression, &mut source);
+        let stream = Stream::new(reader, decompress::name(layer.compression), plain, content, &mut self.bytes);
+        self.merger.start_layer();
+        let result = merge(Archive::new(stream), &mut self.merger, &mut self.progress);
         if let Some(failure) = source.take_failure() {
             return Err(failure);
         }
@@ -130,7 +151,7 @@ impl Unpacking<'_> {
             // When the blob is damaged, that explains more than what came of it.
             Err(cause) if cause.may_be_damage() => match source.verify() {
                 Err(damage) => {
-                    self.entry = None;
+                    self.progress.entry = None;
                     Err(damage)
                 }
                 Ok(()) => Err(cause),
@@ -139,27 +160,21 @@ impl Unpacking<'_> {
             Ok(()) => source.verify(),
         }
     }
+}
 
-    fn archive(
-        &mut self,
-        source: &mut Source<'_>,
-        compression: Compression,
-        content: Option<Verifier>,
-    ) -> Result<(), Cause> {
-        let reader = decompress::decoder(compression, source);
-        let mut archive = Archive::new(Stream::new(reader, decompress::name(compression), content, self.bytes));
-        loop {
-            let result = archive.next().and_then(|entry| match entry {
-                Some(entry) => self.merger.entry(&entry, &mut archive).map(|()| true),
-                None => Ok(false),
-            });
-            match result {
-                Ok(true) => self.entries = self.entries.saturating_add(1),
-                Ok(false) => return archive.finish(),
-                Err(cause) => {
-                    self.entry = archive.name().map(<[u8]>::to_vec);
-                    return Err(cause);
-                }
+/// Merges all entries of an archive.
+fn merge(mut archive: Archive<'_>, merger: &mut Merger<Files>, progress: &mut Progress) -> Result<(), Cause> {
+    loop {
+        let result = archive.next().and_then(|entry| match entry {
+            Some(entry) => merger.entry(&entry, &mut archive).map(|()| true),
+            None => Ok(false),
+        });
+        match result {
+            Ok(true) => progress.entries = progress.entries.saturating_add(1),
+            Ok(false) => return archive.finish(),
+            Err(cause) => {
+                progress.entry = archive.name().map(<[u8]>::to_vec);
+                return Err(cause);
             }
         }
     }

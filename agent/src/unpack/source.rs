@@ -1,6 +1,6 @@
 //! Reads one layer's bytes from the block device, hashing them on the way.
 //!
-//! The device is read with `O_DIRECT` in aligned pieces of 1 MiB: on hosts that execute guest kernel code in software, a
+//! The device is read with `O_DIRECT` in large aligned pieces: on hosts that execute guest kernel code in software, a
 //! read through the page cache costs 0.4 ms for every 4 KiB that the kernel copies. Where `O_DIRECT` is refused (a file on
 //! tmpfs) ordinary reads take its place. Bytes behind the layer's end are read only to fill its last 4096-byte block and
 //! are never passed on.
@@ -13,19 +13,14 @@ use std::path::Path;
 use super::digest::Verifier;
 use super::error::Cause;
 
-/// How much is read at once; a multiple of [`ALIGNMENT`].
-const PIECE: usize = 1 << 20;
-
 /// The alignment of offsets, lengths and memory that satisfies `O_DIRECT` on every common block device.
 const ALIGNMENT: usize = 4096;
 
-/// The open layer device and the buffer for reading it.
+/// The open layer device.
 #[derive(Debug)]
 pub struct Device {
     file: File,
     direct: bool,
-    /// Larger than a piece by an alignment, so that an aligned piece lies in it.
-    memory: Vec<u8>,
 }
 
 impl Device {
@@ -41,20 +36,15 @@ impl Device {
             }
             Err(error) => return Err(Cause::Device(error)),
         };
-        Ok(Self { file, direct, memory: vec![0; PIECE.saturating_add(ALIGNMENT)] })
+        Ok(Self { file, direct })
     }
 
-    /// Reads up to `length` bytes at `offset` into the aligned piece of the buffer, and says how many there were.
-    fn read(&mut self, offset: u64, length: usize) -> io::Result<usize> {
-        // The last piece of a layer is rounded up to its block; the device has zeros there.
-        let rounded = length.next_multiple_of(ALIGNMENT).min(PIECE);
+    /// Fills the buffer from `offset` on, and says how far it came.
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
-            let direct = self.direct;
-            let file = &self.file;
-            let Some(piece) = piece_mut(&mut self.memory).get_mut(..rounded) else { return Ok(0) };
-            match file.read_at(piece, offset) {
+            match self.file.read_at(buffer, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => self.stop_direct()?,
+                Err(error) if self.direct && error.raw_os_error() == Some(libc::EINVAL) => self.stop_direct()?,
                 other => return other,
             }
         }
@@ -70,36 +60,36 @@ impl Device {
     }
 }
 
-/// The part of `memory` that starts at an aligned address.
-fn piece_mut(memory: &mut [u8]) -> &mut [u8] {
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    memory.get_mut(start..).unwrap_or_default()
-}
-
-fn piece(memory: &[u8]) -> &[u8] {
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    memory.get(start..).unwrap_or_default()
-}
-
 /// The bytes of one layer as they are stored.
 #[derive(Debug)]
 pub struct Source<'a> {
     device: &'a mut Device,
+    buffer: &'a mut [u8],
     /// Where the next piece starts on the device.
     offset: u64,
     /// Bytes of the layer that have not been read from the device.
     remaining: u64,
-    /// The part of the buffer's piece that has been read and not consumed.
+    /// The part of the buffer that has been read and not consumed.
     start: usize,
     end: usize,
     verifier: Option<Verifier>,
     failure: Option<Cause>,
 }
 
+/// Where a layer is on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
 impl<'a> Source<'a> {
-    /// The `length` bytes at `offset` of the device. `verifier` gets all of them.
-    pub fn new(device: &'a mut Device, offset: u64, length: u64, verifier: Option<Verifier>) -> Self {
-        Self { device, offset, remaining: length, start: 0, end: 0, verifier, failure: None }
+    /// The bytes of an extent. `buffer` is aligned to [`ALIGNMENT`], in memory and in length; `verifier` gets all bytes.
+    pub fn new(device: &'a mut Device, buffer: &'a mut [u8], extent: Extent, verifier: Option<Verifier>) -> Self {
+        let Extent { offset, length } = extent;
+        Self { device, buffer, offset, remaining: length, start: 0, end: 0, verifier, failure: None }
     }
 
     /// Reads what is left and checks the digest.
@@ -119,12 +109,15 @@ impl<'a> Source<'a> {
     }
 
     fn refill(&mut self) -> Result<(), Cause> {
-        let length = usize::try_from(self.remaining).unwrap_or(PIECE).min(PIECE);
-        let got = self.device.read(self.offset, length).map_err(Cause::Device)?.min(length);
+        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(self.buffer.len());
+        // The last piece of a layer is rounded up to its block; the device has zeros there.
+        let rounded = wanted.next_multiple_of(ALIGNMENT).min(self.buffer.len());
+        let room = self.buffer.get_mut(..rounded).unwrap_or_default();
+        let got = self.device.read(room, self.offset).map_err(Cause::Device)?.min(wanted);
         if got == 0 {
             return Err(Cause::DeviceTooShort { missing: self.remaining });
         }
-        if let (Some(verifier), Some(bytes)) = (&mut self.verifier, piece(&self.device.memory).get(..got)) {
+        if let (Some(verifier), Some(bytes)) = (&mut self.verifier, self.buffer.get(..got)) {
             verifier.update(bytes);
         }
         self.offset = self.offset.saturating_add(got as u64);
@@ -154,7 +147,7 @@ impl BufRead for Source<'_> {
                 io::Error::other("the layer device can't be read")
             })?;
         }
-        Ok(piece(&self.device.memory).get(self.start..self.end).unwrap_or_default())
+        Ok(self.buffer.get(self.start..self.end).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {

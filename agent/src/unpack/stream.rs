@@ -13,15 +13,13 @@ use super::limits::Allowance;
 /// The unit of a tar archive, in bytes.
 pub const BLOCK: usize = 512;
 
-/// How much is decompressed at once: small files are then written with one system call.
-const BUFFER: usize = 1 << 20;
-
 /// A tar stream that is being read.
 pub struct Stream<'a> {
     reader: Box<dyn Read + 'a>,
     /// The name of the format that `reader` decodes, for errors.
     format: &'static str,
-    buffer: Vec<u8>,
+    /// Large, so that most files are written with one system call.
+    buffer: &'a mut [u8],
     start: usize,
     end: usize,
     verifier: Option<Verifier>,
@@ -29,14 +27,15 @@ pub struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// A stream of the bytes of `reader`. `verifier` gets all of them.
+    /// A stream of the bytes of `reader`. `buffer` holds several blocks; `verifier` gets all bytes.
     pub fn new(
         reader: Box<dyn Read + 'a>,
         format: &'static str,
+        buffer: &'a mut [u8],
         verifier: Option<Verifier>,
         allowance: &'a mut Allowance,
     ) -> Self {
-        Self { reader, format, buffer: vec![0; BUFFER], start: 0, end: 0, verifier, allowance }
+        Self { reader, format, buffer, start: 0, end: 0, verifier, allowance }
     }
 
     /// The next block, or `None` at the end of the stream.
@@ -95,7 +94,7 @@ impl<'a> Stream<'a> {
         while let Some(room) = self.buffer.get_mut(self.end..).filter(|room| !room.is_empty()) {
             match self.reader.read(room) {
                 Ok(0) => break,
-                Ok(count) => self.end = self.end.saturating_add(count).min(BUFFER),
+                Ok(count) => self.end = self.end.saturating_add(count).min(self.buffer.len()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Cause::Compression { format: self.format, error }),
             }
