@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -113,6 +114,7 @@ fn run(control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
 #[derive(Debug)]
 struct Machine {
     ending: Arc<Ending>,
+    vm: Vm,
     slots: Vec<Slot>,
     vcpus: Vec<Vcpu>,
 }
@@ -153,9 +155,10 @@ fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, Mac
         Ok(fd)
     });
     let fds = fds.collect::<Result<Vec<_>, MachineError>>()?;
-    let shared = Shared { memory, buses: Arc::new(vm.buses), ending: Arc::clone(&ending), deprivileged };
+    let buses = Arc::new(mem::take(&mut vm.buses));
+    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged };
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
-    Ok(Machine { ending, slots, vcpus })
+    Ok(Machine { ending, vm, slots, vcpus })
 }
 
 /// The virtio devices, each in its slot: vsock, then the block devices. Network and persistent memory go behind them.
@@ -201,7 +204,7 @@ impl Machine {
         let ending = Arc::clone(&self.ending);
         let devices = DeviceThread::spawn(&self.slots, move |reason| ending.end(reason))?;
         let vcpus = self.vcpus.into_iter().map(Vcpu::start).collect::<Result<_, _>>()?;
-        Ok(RunningMachine { ending: self.ending, vcpus, devices })
+        Ok(RunningMachine { ending: self.ending, vm: self.vm, vcpus, devices })
     }
 }
 
@@ -209,6 +212,7 @@ impl Machine {
 #[derive(Debug)]
 struct RunningMachine {
     ending: Arc<Ending>,
+    vm: Vm,
     vcpus: Vec<RunningVcpu>,
     devices: DeviceThread,
 }
@@ -218,8 +222,8 @@ impl RunningMachine {
     fn wait(self, control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
         let ending = Arc::clone(&self.ending);
         if !wait_for(ending.as_fd(), control)? {
-            // The threads end with the process, which is about to end; a device's reader need not be waited for.
-            std::mem::forget(self.devices);
+            // The process is about to end, threads and all; nothing of the machine need be waited for.
+            mem::forget(self);
             return Ok(None);
         }
         // Finishing can take as long as a slow reader of the guest's output wants, and the runtime can go meanwhile.
@@ -241,6 +245,7 @@ impl RunningMachine {
             thread::sleep(KICK_AGAIN);
         }
         self.devices.drain();
+        drop(self.vm);
     }
 }
 

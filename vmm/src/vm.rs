@@ -60,14 +60,14 @@ pub enum VmError {
 /// Where a driver notifies a virtio device, in its window (`QueueNotify`; virtio 1.2, section 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 
-/// A VM that is being built. `memory` stays mapped at least as long as the VM's descriptor is open here; vCPUs, which
-/// keep KVM's VM alive, hold the memory too.
+/// A VM. `memory` stays mapped at least as long as the VM's descriptor is open here; vCPUs, which keep KVM's VM alive,
+/// hold the memory too. Dropping it disconnects the interrupt lines, also of vCPUs that still run.
 #[derive(Debug)]
 pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
     memory: GuestMemoryMmap,
-    /// The devices.
+    /// The devices, until the vCPUs take them.
     pub buses: Buses,
 }
 

@@ -14,6 +14,10 @@ const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: the logical processors are cores.
 const CMP_LEGACY: u32 = 1 << 1;
 
+/// Leaf 0x8000_0007, EDX: the TSC's rate never changes. Not so for a guest that goes on, from a snapshot, on another
+/// host: without this bit a kernel keeps time by KVM's clock, which follows.
+const INVARIANT_TSC: u32 = 1 << 8;
+
 /// Leaf 0, EBX: the first letters of "AuthenticAMD" and "HygonGenuine".
 const AMD: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 
@@ -36,8 +40,10 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: boo
     entries.retain(|entry| !replaced.contains(&entry.function));
     for entry in &mut entries {
         topology.adapt(entry);
-        if entry.function == 1 && tsc_deadline {
-            entry.ecx |= TSC_DEADLINE;
+        match entry.function {
+            1 if tsc_deadline => entry.ecx |= TSC_DEADLINE,
+            0x8000_0007 => entry.edx &= !INVARIANT_TSC,
+            _ => {}
         }
     }
     if has_topology {
@@ -170,6 +176,12 @@ mod tests {
         assert_eq!(entries[2].eax, 0x163 | 15 << 26 | 15 << 14);
         assert_eq!(entries[3].eax, 0);
         assert!(!entries.iter().any(|entry| entry.function == 0xb), "the CPU has no such leaf");
+    }
+
+    #[test]
+    fn the_tsc_is_not_promised_to_be_the_same_for_ever() {
+        let leaf = kvm_cpuid_entry2 { edx: 0x1ff, ..entry(0x8000_0007, 0) };
+        assert_eq!(of(&[leaf], 0, 1)[0].edx, 0xff);
     }
 
     #[test]
