@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_lapic_state, kvm_msr_entry};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use vm_memory::GuestAddress;
 
@@ -24,6 +24,8 @@ pub enum State {
     Fpu,
     /// The local APIC.
     LocalApic,
+    /// The extended control registers.
+    ExtendedControl,
 }
 
 impl fmt::Display for State {
@@ -35,6 +37,7 @@ impl fmt::Display for State {
             Self::SystemRegisters => "system registers",
             Self::Fpu => "FPU",
             Self::LocalApic => "local APIC",
+            Self::ExtendedControl => "extended control registers",
         })
     }
 }
@@ -57,6 +60,14 @@ pub enum CpuError {
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// `IA32_MTRR_DEF_TYPE`: memory is write-back where no range says otherwise, as firmware would leave it.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
+
+/// XCR0 with the states of x87, SSE and AVX. After a reset it has the first only, and a kernel sets what it uses; but an
+/// SVM without the intercept for that (QEMU's TCG up to 7.2 at least) lets KVM put back, at the next exit, what it had
+/// before. A kernel that sets this value, as most do where there is no AVX-512, gets to keep it even there.
+const XCR0: u32 = 0b111;
+
+/// CPUID leaf with the parts of XCR0 that can be set (sub-leaf 0, EAX).
+const STATE_LEAF: u32 = 0xd;
 
 /// Offsets of the local APIC's registers for its two pins, and delivery modes (Intel SDM volume 3, section 11.5.1).
 const LINT0: usize = 0x350;
@@ -99,6 +110,12 @@ impl Processors {
         vcpu.set_cpuid2(&entries).map_err(refused(State::Cpuid))?;
         set_msrs(vcpu, &[MISC_ENABLE, MTRR_DEF_TYPE])?;
 
+        if has_avx_state(&self.supported) {
+            let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+            xcrs.xcrs[0] = kvm_xcr { value: u64::from(XCR0), ..kvm_xcr::default() };
+            vcpu.set_xcrs(&xcrs).map_err(refused(State::ExtendedControl))?;
+        }
+
         let mut apic = vcpu.get_lapic().map_err(refused(State::LocalApic))?;
         connect_pins(&mut apic);
         vcpu.set_lapic(&apic).map_err(refused(State::LocalApic))?;
@@ -112,6 +129,11 @@ impl Processors {
         vcpu.set_regs(&registers::general(entry)).map_err(refused(State::Registers))?;
         vcpu.set_fpu(&registers::fpu()).map_err(refused(State::Fpu))
     }
+}
+
+fn has_avx_state(supported: &CpuId) -> bool {
+    let mut entries = supported.as_slice().iter();
+    entries.any(|entry| (entry.function, entry.index) == (STATE_LEAF, 0) && entry.eax & XCR0 == XCR0)
 }
 
 fn set_msrs(vcpu: &VcpuFd, values: &[(u32, u64)]) -> Result<(), CpuError> {
