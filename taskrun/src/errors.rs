@@ -13,10 +13,17 @@ pub fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         line.push_str(": ");
-        line.push_str(&cause.to_string());
+        line.push_str(without_number(&cause.to_string()));
         source = cause.source();
     }
     line
+}
+
+/// The operating system's words without the error's number, which Rust puts behind them.
+fn without_number(text: &str) -> &str {
+    let number =
+        |text: &str| text.strip_suffix(')').is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    text.rsplit_once(" (os error ").filter(|(_, rest)| number(rest)).map_or(text, |(words, _)| words)
 }
 
 /// Writes `taskrun: TEXT` to stderr. Nothing is left to do when even that fails.
@@ -54,6 +61,8 @@ mod tests {
     fn causes_follow_behind_colons() {
         let error = Outer(io::Error::new(io::ErrorKind::NotFound, "no such file"));
         assert_eq!(chain(&error), "The kernel can't be opened: no such file");
+        let error = Outer(io::Error::from_raw_os_error(2));
+        assert_eq!(chain(&error), "The kernel can't be opened: No such file or directory");
     }
 
     #[test]

@@ -39,10 +39,13 @@ const EXAMPLES: &str = "Examples:
   taskrun --cpu 2 --memory 4GB docker-archive:build.tar make -j2
   tar c src | taskrun run -i oci:./tools sh -c 'tar x && ./check'
 
-An image is oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE. What follows it is the command's alone.
+An image is oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE. What follows it is the command's.
 
-Exit codes: the command's own; 125 when taskrun itself failed, 126 when the command can't be executed, 127 when it was
-not found, 128+n when signal n ended it.";
+Exit codes:
+  the command's own; 128+n when signal n ended it
+  125  taskrun itself failed
+  126  the command can't be executed
+  127  the command was not found";
 
 /// The options of `taskrun run`.
 #[derive(Debug, Args)]

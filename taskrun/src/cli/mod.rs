@@ -38,7 +38,7 @@ impl Refused {
         let text = self.answer.render().to_string();
         let says = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
         let words: Vec<&str> = text.lines().map(str::trim).take_while(says).filter(|line| !line.is_empty()).collect();
-        let words = words.join(" ");
+        let words = words.join(" ").replace(" tip: ", "; ");
         let sentence = words.strip_prefix("error: ").unwrap_or(&words);
         let (first, rest) = sentence.split_at_checked(1).unwrap_or_default();
         format!("{}{rest} (--help says more)", first.to_uppercase())

@@ -249,3 +249,83 @@ fn seal_descriptors() -> Result<(), Errno> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use images::{Compression, Digest};
+
+    use super::*;
+
+    fn layer(file: &Arc<File>, offset: u64) -> LayerBlob {
+        let file = Arc::clone(file);
+        LayerBlob { file, offset, length: 7, compression: Compression::None, digest: None, diff_id: Digest::of(b"") }
+    }
+
+    #[test]
+    fn layers_in_one_archive_share_its_descriptor() {
+        let [archive, other] = [(), ()].map(|()| Arc::new(File::open("/dev/null").unwrap()));
+        let layers = [layer(&archive, 512), layer(&other, 0), layer(&archive, 4096)];
+        let kvm = File::open("/dev/null").unwrap();
+        let mut given = Given::default();
+        given.add(kvm.as_fd());
+        let blocks = layer_device(&layers, &mut given);
+        let extents: Vec<_> = blocks[0].extents.iter().map(|extent| (extent.file.0, extent.offset)).collect();
+        assert_eq!(extents, [(1, 512), (2, 0), (1, 4096)]);
+        assert_eq!(given.descriptors.len(), 3);
+        assert!(blocks[0].read_only);
+    }
+
+    #[test]
+    fn an_image_without_layers_has_no_device() {
+        assert!(layer_device(&[], &mut Given::default()).is_empty());
+    }
+
+    fn spawn(vmm: &Path) -> Result<Vmm, LaunchError> {
+        let nowhere = || "/no/such/file".into();
+        Vmm::spawn(&Installation { vmm: vmm.to_owned(), kernel: nowhere(), initramfs: nowhere() })
+    }
+
+    /// One test, since no other may fork while the script is being written.
+    #[test]
+    fn the_vmms_process_gets_what_it_is_given_and_its_end_has_a_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let (script, result, secret) =
+            (folder.path().join("vmm"), folder.path().join("result"), folder.path().join("secret"));
+        let text = format!(
+            "#!/bin/sh\nexec >'{}'\nls -l /proc/$$/fd\nenv\npwd\nps -o pgid= -p $$\necho $$\n",
+            result.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        // Like a descriptor that the caller left open: without the mark.
+        let left_open = nix::unistd::dup(File::create(&secret).unwrap()).unwrap();
+
+        let mut vmm = spawn(&script).unwrap();
+        let reason = vmm.wait();
+        assert!(matches!(&reason, EndReason::VmmError { message } if message.contains("exit status: 0")), "{reason:?}");
+        let seen = fs::read_to_string(&result).unwrap();
+        assert!(seen.contains("socket:") && !seen.contains("secret"), "{seen}");
+        assert!(!seen.contains("CARGO_"), "the caller's environment: {seen}");
+        let lines: Vec<_> = seen.lines().rev().map(str::trim).take(3).collect();
+        assert_eq!((lines[0], lines[2]), (lines[1], "/"), "a group of its own: {seen}");
+        drop(left_open);
+
+        let mut vmm = spawn(Path::new("/bin/cat")).unwrap();
+        vmm.kill();
+        assert_eq!(vmm.wait(), EndReason::Killed { signal: 9 });
+        vmm.kill();
+
+        let vmm = spawn(Path::new("/bin/cat")).unwrap();
+        let process = format!("/proc/{}", vmm.process.id());
+        assert!(Path::new(&process).exists());
+        drop(vmm);
+        assert!(!Path::new(&process).exists(), "a VMM that is dropped is ended");
+
+        let error = spawn(Path::new("/no/such/vmm")).unwrap_err();
+        assert!(crate::errors::chain(&error).contains("/no/such/vmm"));
+    }
+}

@@ -7,10 +7,12 @@
 //! - [`request`]: what to run. [`spec`]: what becomes of it for the agent.
 //! - [`launch`]: the VMM's process and everything it is given.
 //! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`control`] how it
-//!   arrives, [`stop`] what signals mean, [`stdio`] the command's streams, [`signals`] where signals come from.
+//!   arrives, [`stop`] what signals mean, [`stdio`] the command's streams, [`signals`] where signals come from,
+//!   [`deadlines`] when it acts by itself.
 //! - [`outcome`]: exit codes and sentences.
 
 pub mod control;
+pub mod deadlines;
 pub mod launch;
 pub mod outcome;
 pub mod request;

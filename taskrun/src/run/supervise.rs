@@ -15,10 +15,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use protocol::message::HostMessage;
 use protocol::spec::WindowSize;
@@ -26,6 +26,7 @@ use vmm::control::{self, VmmEvent};
 use vmm::end::EndReason;
 
 use super::control::AgentConnection;
+use super::deadlines::{Deadlines, after, passed};
 use super::outcome::{KillCause, Outcome};
 use super::session::{Progress, Session, Stage};
 use super::signals::{SignalError, Signals};
@@ -125,7 +126,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
         stop_timeout: task.stop_timeout,
         session: Session::default(),
         early: Vec::new(),
-        deadlines: Deadlines { timeout: start_by, stop: None, grace: None },
+        deadlines: Deadlines { timeout: start_by, ..Deadlines::default() },
         written: 0,
         outcome: None,
         end_reason: None,
@@ -143,23 +144,6 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
     result?;
     let reason = supervisor.end_reason.unwrap_or(EndReason::PowerOff);
     Ok(supervisor.outcome.unwrap_or(Outcome::GuestEnded(reason)))
-}
-
-/// When what is overdue.
-#[derive(Debug)]
-struct Deadlines {
-    /// The task is asked to stop.
-    timeout: Option<Instant>,
-    /// A task that was asked to stop is killed.
-    stop: Option<Instant>,
-    /// A machine whose task is over is killed.
-    grace: Option<Instant>,
-}
-
-impl Deadlines {
-    fn next(&self) -> Option<Instant> {
-        [self.timeout, self.stop, self.grace].into_iter().flatten().min()
-    }
 }
 
 struct Supervisor<'a, M> {
@@ -240,7 +224,7 @@ impl<M: Machine> Supervisor<'_, M> {
             sources.push(Source::Machine);
             descriptors.push(PollFd::new(self.machine.events(), PollFlags::POLLIN));
         }
-        match poll(&mut descriptors, poll_timeout(self.deadlines.next())) {
+        match poll(&mut descriptors, self.deadlines.poll_timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(error) => return Err(SuperviseError::Wait(error.into())),
@@ -380,7 +364,7 @@ impl<M: Machine> Supervisor<'_, M> {
                 self.end_reason.get_or_insert(reason);
                 self.machine_gone = true;
                 self.timings.reach(Phase::VmmEnded);
-                self.deadlines = Deadlines { timeout: None, stop: None, grace: None };
+                self.deadlines = Deadlines::default();
                 if self.hurry {
                     self.begin_grace();
                 }
@@ -445,23 +429,6 @@ impl<M: Machine> Supervisor<'_, M> {
             self.end_machine(self.end_reason.clone().map_or(Outcome::AgentFailed(sentence), Outcome::GuestEnded));
         }
     }
-}
-
-/// The time `duration` from now; none when that is beyond what a clock can tell.
-fn after(duration: Duration) -> Option<Instant> {
-    Instant::now().checked_add(duration)
-}
-
-/// Takes the deadline when it has passed.
-fn passed(deadline: &mut Option<Instant>) -> bool {
-    deadline.take_if(|deadline| *deadline <= Instant::now()).is_some()
-}
-
-/// How long `poll` may wait; rounded up, so that the deadline has passed when it wakes.
-fn poll_timeout(deadline: Option<Instant>) -> PollTimeout {
-    let Some(deadline) = deadline else { return PollTimeout::NONE };
-    let left = deadline.saturating_duration_since(Instant::now()).saturating_add(Duration::from_micros(999));
-    PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use nix::sys::signal::raise;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use protocol::frame::{self, Decoder};
 use protocol::message::{AgentMessage, ExitHow, ExitStatus, Failure, FailureKind};
-use protocol::spec::TaskSpec;
 
 use super::*;
 
@@ -180,7 +179,7 @@ impl Play {
         let task = Task {
             machine: &mut self.vmm,
             agent: self.agent,
-            spec: HostMessage::Run(Box::new(TaskSpec::default())),
+            spec: HostMessage::Run(Box::default()),
             signals,
             streams: self.streams,
             on_start: Box::new(|_| {
