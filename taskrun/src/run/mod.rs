@@ -184,6 +184,7 @@ fn in_microvm(
         stop,
         timeout: request.timeout,
         stop_timeout: request.stop_timeout,
+        grace: supervise::GRACE,
     };
     let outcome = supervise::supervise(task, timings)?;
     drop(raw);

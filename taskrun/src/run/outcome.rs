@@ -88,11 +88,14 @@ impl Outcome {
             }
             Self::NotStarted(failure) => Some(failure.message.clone()),
             Self::GuestEnded(reason) => {
-                let hint = match reason {
-                    EndReason::VmmError { .. } | EndReason::Killed { .. } => "",
-                    _ => " (the kernel's log, with --console, may say more)",
-                };
-                Some(format!("{} before the command ended{hint}", harmless(&reason.to_string())))
+                let sentence = harmless(&reason.to_string());
+                Some(match reason {
+                    EndReason::VmmError { .. } => sentence,
+                    EndReason::Killed { .. } => format!("{sentence} before the command ended"),
+                    _ => {
+                        format!("{sentence} before the command ended (the kernel's log, with --console, may say more)")
+                    }
+                })
             }
             Self::AgentFailed(sentence) => Some(sentence.clone()),
             Self::Aborted(signal) => Some(format!("Signal {signal} ended the task before its command ran")),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The task is over when the VMM is gone, the agent's last message is read and the outputs have ended. Each wait for that
-//! has a bound: once the agent has said its last word, or is gone, or the task was killed, the VMM has [`GRACE`] to end,
+//! has a bound: once the agent has said its last word, or is gone, or the task was killed, the VMM has [`Task::grace`] to end,
 //! prolonged while output is still being written. Only a caller that takes no output is waited for without a bound, as in
 //! any pipe, until it asks for the task's end.
 
@@ -35,8 +35,8 @@ use super::stop::{Step, StopPolicy};
 use crate::errors;
 use crate::timings::{Phase, Timings};
 
-/// How long a guest whose task is over may take to power off, and a killed task to end.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a guest whose task is over may take to power off, and a killed task to end, in earnest.
+pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a task with a timeout may take to start its command, on top of its timeout.
 const START: Duration = Duration::from_secs(600);
@@ -81,6 +81,8 @@ pub struct Task<'a, M> {
     pub timeout: Option<Duration>,
     /// How long it has from there.
     pub stop_timeout: Duration,
+    /// How long a guest whose task is over may take to power off, and a killed task to end.
+    pub grace: Duration,
 }
 
 impl<M> std::fmt::Debug for Task<'_, M> {
@@ -124,6 +126,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
         stop: task.stop,
         timeout: task.timeout,
         stop_timeout: task.stop_timeout,
+        grace: task.grace,
         session: Session::default(),
         early: Vec::new(),
         deadlines: Deadlines { timeout: start_by, ..Deadlines::default() },
@@ -158,6 +161,7 @@ struct Supervisor<'a, M> {
     stop: StopPolicy,
     timeout: Option<Duration>,
     stop_timeout: Duration,
+    grace: Duration,
     session: Session,
     /// What the agent gets behind the task.
     early: Vec<HostMessage>,
@@ -382,7 +386,7 @@ impl<M: Machine> Supervisor<'_, M> {
 
     fn begin_grace(&mut self) {
         self.written = self.streams.written();
-        self.deadlines.grace = after(GRACE);
+        self.deadlines.grace = after(self.grace);
     }
 
     fn look_at_deadlines(&mut self) {

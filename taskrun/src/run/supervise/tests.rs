@@ -127,6 +127,7 @@ struct Play {
     timings: Timings,
     timeout: Option<Duration>,
     stop_timeout: Duration,
+    grace: Duration,
     stop_signal: i32,
     output: File,
     on_start: mpsc::Sender<()>,
@@ -153,6 +154,7 @@ fn play() -> (Play, Guest) {
         timings: Timings::start(),
         timeout: None,
         stop_timeout: Duration::from_secs(30),
+        grace: Duration::from_secs(30),
         stop_signal: 15,
         output: File::from(OwnedFd::from(reader)),
         on_start,
@@ -191,6 +193,7 @@ impl Play {
             stop: StopPolicy::new(self.stop_signal),
             timeout: self.timeout,
             stop_timeout: self.stop_timeout,
+            grace: self.grace,
         };
         let outcome = thread::scope(|scope| {
             let guest: ScopedJoinHandle<'_, ()> = scope.spawn(guest);
@@ -422,5 +425,84 @@ fn a_caller_that_takes_no_output_is_left_by_a_signal() {
         drop(unread);
         end
     });
+    assert_eq!(end.outcome, exited(0));
+}
+
+/// Short enough to be waited for.
+const SHORT: Duration = Duration::from_millis(20);
+
+#[test]
+fn a_guest_that_does_not_power_off_is_ended_and_the_exit_code_stands() {
+    let (mut play, mut guest) = play();
+    play.grace = SHORT;
+    let end = play.run(
+        move || {
+            guest.start();
+            guest.exit(5);
+            guest.gone.recv().unwrap();
+        },
+        || {},
+    );
+    assert_eq!((end.outcome, end.killed), (exited(5), true));
+}
+
+#[test]
+fn a_guest_whose_agent_went_away_is_ended() {
+    let (mut play, mut guest) = play();
+    play.grace = SHORT;
+    let end = play.run(
+        move || {
+            guest.start();
+            guest.stdout.shutdown(Shutdown::Both).unwrap();
+            guest.agent.shutdown(Shutdown::Write).unwrap();
+            guest.gone.recv().unwrap();
+        },
+        || {},
+    );
+    assert!(matches!(end.outcome, Outcome::AgentFailed(_)) && end.killed);
+}
+
+#[test]
+fn output_without_end_does_not_save_a_guest_from_its_timeout() {
+    let (mut play, mut guest) = play();
+    (play.timeout, play.stop_timeout, play.grace) = (Some(SHORT), SHORT, SHORT);
+    let mut reader = play.output.try_clone().unwrap();
+    let reader = thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).unwrap());
+    let end = play.run(
+        move || {
+            guest.start();
+            while guest.stdout.write_all(&[b'x'; 4096]).is_ok() {}
+        },
+        || {},
+    );
+    assert_eq!((end.outcome, end.killed), (Outcome::Killed(KillCause::DidNotStop), true));
+    assert!(reader.join().unwrap() > 0);
+}
+
+#[test]
+fn a_slow_reader_is_waited_for() {
+    const LENGTH: usize = 256 << 10;
+    let (mut play, mut guest) = play();
+    play.grace = SHORT;
+    // The play reads its output only after the task, so this output is the slow one.
+    let (channel, mut full) = UnixStream::pair().unwrap();
+    let (mut reader, writer) = pipe().unwrap();
+    play.streams.add_output("standard error", channel, &writer).unwrap();
+    drop(writer);
+    let end = play.run(
+        move || {
+            guest.start();
+            full.write_all(&[b'x'; LENGTH]).unwrap();
+            drop(full);
+            guest.exit(0);
+            let waited = guest.gone.recv_timeout(10 * SHORT);
+            assert_eq!(waited, Err(mpsc::RecvTimeoutError::Timeout), "the machine was ended while output was held up");
+            let mut output = Vec::new();
+            reader.read_to_end(&mut output).unwrap();
+            assert_eq!(output.len(), LENGTH);
+            guest.power_off();
+        },
+        || {},
+    );
     assert_eq!(end.outcome, exited(0));
 }
