@@ -11,7 +11,7 @@
 //! /rootfs    tmpfs of nearly all memory: the image; becomes the command's root
 //! ```
 //!
-//! A failure before the host is reached goes to the console. PID 1 must not end, since the kernel would panic: every way
+//! A failure before the host is reached goes to the kernel's log. PID 1 must not end, since the kernel would panic: every way
 //! leads to [`power_off`].
 
 use std::fs;
@@ -105,7 +105,7 @@ impl Guest for Machine {
         let internal = |error: &InitError| Failure { kind: FailureKind::Internal, message: sentence(error) };
         let memory = sysinfo().map(|info| info.ram_total()).unwrap_or_default();
         mount_image_root(memory).map_err(|error| internal(&error))?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = open(IMAGE_ROOT, flags, Mode::empty())
             .map_err(|source| internal(&InitError::Mount { path: IMAGE_ROOT, source }))?;
         let mut limits = Limits::default();
@@ -176,10 +176,13 @@ fn prepare_network() {
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
 }
 
-/// Says `text` on the console.
+/// Says `text` in the kernel's log, which goes to the console at once; what is written to the console itself could be lost when
+/// the guest is powered off. Where there is no log yet, to the console nevertheless.
 fn say(text: &str) {
-    if let Ok(mut console) = fs::OpenOptions::new().write(true).open("/dev/console") {
-        let _ = writeln!(console, "taskrun-agent: {text}");
+    let line = format!("<3>taskrun-agent: {text}\n");
+    let write = |path| fs::OpenOptions::new().write(true).open(path)?.write_all(line.as_bytes());
+    if write("/dev/kmsg").is_err() {
+        let _ = write("/dev/console");
     }
 }
 
