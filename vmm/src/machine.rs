@@ -42,9 +42,6 @@ use crate::memory::{self, MemoryError};
 use crate::vcpu::{RunningVcpu, Shared, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
 
-/// The guest's context id on vsock; it is alone on its bus.
-const GUEST_CID: u64 = 3;
-
 /// How long a kick may take until it is repeated.
 const KICK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -172,7 +169,7 @@ fn slots(
         .iter()
         .map(|channel| Ok(Channel { port: channel.port, stream: descriptors.take(channel.stream)? }));
     let channels = channels.collect::<Result<Vec<_>, MachineError>>()?;
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(GUEST_CID, channels))];
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
     let mut files = BTreeMap::new();
     for block in &config.blocks {
         let extents = extents(block, descriptors, &mut files)?;

@@ -85,7 +85,7 @@ impl Vm {
             Ok(_) => return Err(VmError::ApiVersion(kvm.get_api_version())),
             Err(_) => return Err(VmError::NotKvm),
         }
-        let needed = [Cap::UserMemory, Cap::Irqfd, Cap::ImmediateExit];
+        let needed = [Cap::UserMemory, Cap::Irqfd];
         if let Some(missing) = needed.into_iter().find(|cap| !kvm.check_extension(*cap)) {
             return Err(VmError::Lacks(missing));
         }

@@ -170,3 +170,59 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(number(bytes, offset))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A file with a loaded segment of 4 bytes at 1 MiB, a note, and 16 bytes behind the headers.
+    fn elf() -> Vec<u8> {
+        let segment = |kind: u32, offset: u64, address: u64, length: u64| {
+            let words = [offset, address, address, length, length, 4];
+            [kind.to_le_bytes(), [0; 4]].into_iter().flatten().chain(words.into_iter().flat_map(u64::to_le_bytes))
+        };
+        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+        file.extend([MIB, 64, 0].map(u64::to_le_bytes).concat());
+        file.extend([0_u16, 0, 64, PROGRAM_HEADER, 2, 0, 0, 0].map(u16::to_le_bytes).concat());
+        file.extend(segment(PT_LOAD, 176, MIB, 4).chain(segment(4, 176, 0, 16)));
+        file.extend(*b"code\x04\0\0\0\x12\0\0\0Xen\0");
+        file
+    }
+
+    fn load_bytes(bytes: &[u8]) -> Result<(GuestAddress, u64), KernelError> {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
+        let mut file = File::from(memfd_create(c"test", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(bytes).unwrap();
+        load(&memory, &mut file, 2 * MIB)
+    }
+
+    #[test]
+    fn a_kernel_is_loaded_where_its_headers_say() {
+        assert_eq!(load_bytes(&elf()).unwrap(), (GuestAddress(MIB), MIB + 4));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_headers_never_panic_and_never_reach_beyond_the_limit(
+            changes in prop::collection::vec((0_usize..192, any::<u8>()), 0..8),
+            words in prop::collection::vec((0_usize..24, any::<u64>()), 0..2),
+            length in 0_usize..=192,
+        ) {
+            let mut file = elf();
+            words.iter().for_each(|&(place, word)| file[place * 8..][..8].copy_from_slice(&word.to_le_bytes()));
+            changes.iter().for_each(|&(place, byte)| file[place] = byte);
+            for bytes in [&file[..], &file[..length]] {
+                if let Ok((entry, end)) = load_bytes(bytes) {
+                    prop_assert!(entry.raw_value() >= MIB && end <= 2 * MIB);
+                }
+            }
+        }
+    }
+}
