@@ -116,15 +116,18 @@ fn open_file(path: &Path) -> io::Result<File> {
     if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
 }
 
-/// How much of a kernel file [`not_a_kernel`] looks at: past the boot protocol's signature.
-const KERNEL_START: u64 = 0x206;
+/// How much of a kernel file [`not_a_kernel`] looks at: past the boot protocol's signature and the program headers.
+const KERNEL_START: u64 = 4096;
 
-/// What a file is that starts like this, unless it is an x86-64 ELF executable.
+/// What a file is that starts like this, unless it is an x86-64 ELF executable for the kernel's half of the addresses.
 fn not_a_kernel(start: &[u8]) -> Option<&'static str> {
     const ELF_64_LITTLE_ENDIAN: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
     const EM_X86_64: [u8; 2] = [62, 0];
     if start.starts_with(&ELF_64_LITTLE_ENDIAN) {
-        (start.get(18..20) != Some(&EM_X86_64)).then_some("an ELF file for another machine")
+        if start.get(18..20) != Some(&EM_X86_64) {
+            return Some("an ELF file for another machine");
+        }
+        (!has_kernel_segment(start)).then_some("an ordinary program")
     } else if start.get(0x202..0x206) == Some(b"HdrS") {
         Some("a compressed bzImage")
     } else if start.is_empty() {
@@ -132,6 +135,18 @@ fn not_a_kernel(start: &[u8]) -> Option<&'static str> {
     } else {
         Some("something else")
     }
+}
+
+/// Whether an ELF file's first segments include one for the upper half of the addresses (System V ABI, "Program Header").
+fn has_kernel_segment(elf: &[u8]) -> bool {
+    const PT_LOAD: [u8; 4] = [1, 0, 0, 0];
+    const HEADER: usize = 56;
+    let number = |at: usize| elf.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let headers = number(0x20).and_then(|offset| usize::try_from(offset).ok()).and_then(|offset| elf.get(offset..));
+    headers.unwrap_or_default().chunks_exact(HEADER).any(|header| {
+        let address = header.get(16..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
+        header.starts_with(&PT_LOAD) && address.is_some_and(|address| address >> 63 == 1)
+    })
 }
 
 #[cfg(test)]
@@ -157,9 +172,12 @@ mod tests {
 
     #[test]
     fn only_what_looks_like_a_vmlinux_is_a_kernel() {
-        let mut elf = vec![0; 64];
+        let mut elf = vec![0; 64 + 56];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[18] = 62;
+        (elf[18], elf[0x20]) = (62, 64);
+        elf[64] = 1;
+        assert!(open("program", &elf).unwrap_err().to_string().contains("an ordinary program"));
+        elf[64 + 16..64 + 24].copy_from_slice(&0xffff_ffff_8100_0000_u64.to_le_bytes());
         assert!(open("vmlinux", &elf).is_ok());
         elf[18] = 183;
         assert!(open("arm", &elf).unwrap_err().to_string().contains("another machine"));
@@ -168,6 +186,17 @@ mod tests {
         assert!(open("bzImage", &bzimage).unwrap_err().to_string().contains("a compressed bzImage"));
         assert!(open("empty", b"").unwrap_err().to_string().contains("an empty file"));
         assert!(open("text", b"#!/bin/sh\n").unwrap_err().to_string().contains("something else"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_makes_it_panic(mut start in proptest::collection::vec(proptest::num::u8::ANY, 0..256), elf: bool) {
+            if elf && start.len() > 0x28 {
+                start[..6].copy_from_slice(b"\x7fELF\x02\x01");
+                (start[18], start[19]) = (62, 0);
+            }
+            let _ = not_a_kernel(&start);
+        }
     }
 
     #[test]

@@ -187,9 +187,9 @@ fn monotonic_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
+/// Exact to the microsecond for 285 years.
 fn milliseconds(ns: u64) -> f64 {
-    let microseconds = u32::try_from(ns / 1000).unwrap_or(u32::MAX);
-    f64::from(microseconds) / 1000.0
+    (ns / 1000) as f64 / 1000.0
 }
 
 #[cfg(test)]
@@ -222,6 +222,12 @@ mod tests {
         assert!(start > 0 && start <= at[0] && at[0] <= at[1]);
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn milliseconds_keep_microseconds_however_long_it_took() {
+        assert_eq!(milliseconds(1_234_999).to_string(), "1.234");
+        assert_eq!(milliseconds(86_400 * 365 * 1_000_000_000 + 1_000).to_string(), "31536000000.001");
     }
 
     #[test]
