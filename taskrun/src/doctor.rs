@@ -38,8 +38,8 @@ enum Finding {
 
 use Finding::{Bad, Good, Slow};
 
-/// Prints the report to `out` and gives the exit code: 0 when tasks can run, 1 otherwise. A reader that has seen enough is
-/// no error.
+/// Prints the report to `out` and gives the exit code: 0 when tasks can run, 1 otherwise. A reader that has seen enough
+/// is no error.
 ///
 /// # Errors
 /// Those of `out`.
@@ -95,7 +95,8 @@ fn kvm() -> Finding {
     match kvm.create_vm() {
         Ok(_) => Good(format!("/dev/kvm has API version {version} and everything that is needed")),
         Err(error) => Bad(format!(
-            "/dev/kvm can't make a VM (does another hypervisor hold the CPU, or is virtualisation off in the firmware?): {error}"
+            "/dev/kvm can't make a VM (does another hypervisor hold the CPU, or is virtualisation off in the \
+             firmware?): {error}"
         )),
     }
 }
@@ -104,9 +105,9 @@ fn kvm() -> Finding {
 fn hardware() -> Finding {
     if vmm::deprivileged::is_deprivileged() {
         return Slow(
-            "the CPU offers neither VMX nor SVM, so KVM emulates the guest's kernel: a task takes some 10 s to start, system \
-             calls are slow, and the guest's kernel runs without its CPU mitigations; turn on virtualisation in the firmware, or \
-             nested virtualisation when this host is a virtual machine"
+            "the CPU offers neither VMX nor SVM, so KVM emulates the guest's kernel: a task takes some 10 s to start, \
+             system calls are slow, and the guest's kernel runs without its CPU mitigations; turn on virtualisation in \
+             the firmware, or nested virtualisation when this host is a virtual machine"
                 .to_owned(),
         );
     }

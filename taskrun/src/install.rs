@@ -44,12 +44,14 @@ pub enum InstallError {
     Initramfs(PathBuf, #[source] io::Error),
     /// The kernel is missing.
     #[error(
-        "The guest kernel {0:?} can't be read (build one with scripts/build, or name one with --kernel FILE or TASKRUN_KERNEL)"
+        "The guest kernel {0:?} can't be read (build one with scripts/build, or name one with --kernel FILE or \
+         TASKRUN_KERNEL)"
     )]
     Kernel(PathBuf, #[source] io::Error),
     /// The kernel is none.
     #[error(
-        "The guest kernel {path:?} is not an uncompressed vmlinux (an x86-64 ELF file) but {what}: name another with --kernel FILE or TASKRUN_KERNEL"
+        "The guest kernel {path:?} is not an uncompressed vmlinux (an x86-64 ELF file) but {what}: name another \
+         with --kernel FILE or TASKRUN_KERNEL"
     )]
     NotAKernel {
         /// The file.
@@ -137,7 +139,8 @@ fn not_a_kernel(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether an ELF file's first segments include one for the upper half of the addresses (System V ABI, "Program Header").
+/// Whether an ELF file's first segments include one for the upper half of the addresses (System V ABI, "Program
+/// Header").
 fn has_kernel_segment(elf: &[u8]) -> bool {
     const PT_LOAD: [u8; 4] = [1, 0, 0, 0];
     const HEADER: usize = 56;

@@ -12,7 +12,8 @@ pub const DEVICE: &str = "/dev/kvm";
 pub enum KvmError {
     /// There is no device.
     #[error(
-        "This host has no {DEVICE}: load the module kvm_intel or kvm_amd (`modprobe kvm_intel`), and turn on virtualisation in the firmware, or nested virtualisation when the host is a virtual machine itself"
+        "This host has no {DEVICE}: load the module kvm_intel or kvm_amd (`modprobe kvm_intel`), and turn on \
+         virtualisation in the firmware, or nested virtualisation when the host is a virtual machine itself"
     )]
     Missing,
     /// The device is somebody else's.

@@ -1,7 +1,7 @@
 //! The size of a task: its share of CPUs and its memory.
 //!
-//! Inside, CPU is counted in cpu units (1024 are one vCPU) and memory in MiB, as AWS Fargate counts them; users write and
-//! read vCPU and GB (1 GB = 1024 MiB, as on Fargate).
+//! Inside, CPU is counted in cpu units (1024 are one vCPU) and memory in MiB, as AWS Fargate counts them; users write
+//! and read vCPU and GB (1 GB = 1024 MiB, as on Fargate).
 
 use std::fmt;
 use std::str::FromStr;
@@ -143,8 +143,8 @@ impl FromStr for Memory {
     }
 }
 
-/// Reads a decimal number without sign or exponent and multiplies it by `scale`, cutting off what is behind the point then.
-/// A product that does not fit gives `u64::MAX`.
+/// Reads a decimal number without sign or exponent and multiplies it by `scale`, cutting off what is behind the point
+/// then. A product that does not fit gives `u64::MAX`.
 fn decimal_times(text: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());

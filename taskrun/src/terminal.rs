@@ -78,8 +78,8 @@ pub fn window_size<T: AsFd>(terminals: impl IntoIterator<Item = T>) -> Option<Wi
 }
 
 fn restore() {
-    // The lock is held only for system calls that do not panic; should it be held all the same, there is nothing to wait
-    // for in a panic hook.
+    // The lock is held only for system calls that do not panic; should it be held all the same, there is nothing to
+    // wait for in a panic hook.
     let Ok(mut before) = BEFORE.try_lock() else { return };
     if let Some(Saved { terminal, settings }) = before.take() {
         // A terminal that hung up has no settings left to restore.

@@ -45,7 +45,8 @@ impl Refused {
     }
 }
 
-/// Reads a command line, the program's name first. The short form `taskrun IMAGE …` is understood as `taskrun run IMAGE …`.
+/// Reads a command line, the program's name first. The short form without the word `run` is
+/// understood too.
 ///
 /// # Errors
 /// [`Refused`] with the exit code: 0 for help, 125 for a wrong use of `run` as docker has it, 2 for another.

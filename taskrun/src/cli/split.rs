@@ -8,8 +8,8 @@ pub const RUN: &str = "run";
 /// First words that are not the short form: the subcommands, and the options of `taskrun` itself.
 const NOT_SHORT: [&str; 8] = [RUN, "usage", "doctor", "help", "-h", "--help", "-V", "--version"];
 
-/// Puts `run` behind the program's name when the first word is not one of taskrun's own. An image with such a name is run
-/// by writing `run`.
+/// Puts `run` behind the program's name when the first word is not one of taskrun's own. An image with such a name is
+/// run by writing `run`.
 pub fn with_subcommand(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let own = |word: &OsString| NOT_SHORT.iter().any(|own| word == OsStr::new(own));

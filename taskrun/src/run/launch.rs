@@ -2,8 +2,8 @@
 //!
 //! The VMM's process has the control socket as its standard input, `/dev/null` as its standard output and the caller's
 //! standard error for its last words; [`seal_descriptors`] keeps everything else from it. Of the environment, which may
-//! hold the caller's secrets, it has taskrun's own variables. It has a process group of its own, so that a Ctrl-C at the
-//! caller's terminal reaches it only through its runtime.
+//! hold the caller's secrets, it has taskrun's own variables. It has a process group of its own, so that a Ctrl-C at
+//! the caller's terminal reaches it only through its runtime.
 
 use std::env;
 use std::fs::File;

@@ -83,7 +83,8 @@ impl Outcome {
                     killed.process.as_deref().map_or("a process".to_owned(), |name| format!("{:?}", harmless(name)));
                 let more = if killed.kills > 1 { format!(" (the last of {})", killed.kills) } else { String::new() };
                 Some(format!(
-                    "OutOfMemoryError: The task used up its {memory} of memory and the guest's kernel killed {process}{more}; more can be given with --memory"
+                    "OutOfMemoryError: The task used up its {memory} of memory and the guest's kernel killed \
+                     {process}{more}; more can be given with --memory"
                 ))
             }
             Self::NotStarted(failure) => Some(failure.message.clone()),

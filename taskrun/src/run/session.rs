@@ -51,7 +51,8 @@ pub enum Progress {
 pub enum Violation {
     /// The agent is from another taskrun.
     #[error(
-        "The agent in the guest speaks version {theirs} of the protocol instead of {}: taskrun and its initramfs don't belong together, install both anew",
+        "The agent in the guest speaks version {theirs} of the protocol instead of {}: taskrun and its \
+         initramfs don't belong together, install both anew",
         protocol::VERSION
     )]
     Version {

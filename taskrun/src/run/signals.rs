@@ -1,8 +1,8 @@
 //! The signals that taskrun passes on, read from a descriptor instead of interrupting it; and the names of signals.
 //!
-//! Invariant: the signals are blocked in every thread, since [`Signals::block`] runs before the first thread is started.
-//! A VMM inherits that, so that what is sent to the whole process group, or to everything called taskrun, reaches the
-//! task through its runtime alone.
+//! Invariant: the signals are blocked in every thread, since [`Signals::block`] runs before the first thread is
+//! started. A VMM inherits that, so that what is sent to the whole process group, or to everything called taskrun,
+//! reaches the task through its runtime alone.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,8 +37,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals and reads them from now on; for the rest of this process's life. SIGHUP stays ignored where the
-    /// caller ignores it (`nohup`).
+    /// Blocks the signals and reads them from now on; for the rest of this process's life. SIGHUP stays ignored where
+    /// the caller ignores it (`nohup`).
     ///
     /// # Errors
     /// [`SignalError`].

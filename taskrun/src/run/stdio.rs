@@ -1,7 +1,7 @@
 //! The task's standard streams: threads that copy between the caller's descriptors and the VMM's channels.
 //!
-//! Nothing is buffered beyond one [`CHUNK`] a stream: a caller that stops reading stops the thread, then the VMM, then the
-//! guest. A caller that closes its end closes the channel, so that the command's next write fails as in a pipe.
+//! Nothing is buffered beyond one [`CHUNK`] a stream: a caller that stops reading stops the thread, then the VMM, then
+//! the guest. A caller that closes its end closes the channel, so that the command's next write fails as in a pipe.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -72,7 +72,10 @@ impl Streams {
             if let Err(error) = copy_output(&channel, &output, &progress)
                 && error.kind() != io::ErrorKind::BrokenPipe
             {
-                crate::errors::say(&format!("The {name} of the task can't be written: {error}"));
+                crate::errors::say(&format!(
+                    "The {name} of the task can't be written: {}",
+                    crate::errors::chain(&error)
+                ));
             }
             // Closed before the end is told, so that the guest's writer is not left waiting.
             drop(channel);

@@ -1,8 +1,8 @@
 //! What a signal to taskrun, or the end of a task's time, means for the task.
 //!
-//! SIGTERM asks the task to stop: it gets its image's stop signal and, when the stop timeout is over, SIGKILL. The end of
-//! `--timeout` does the same. Other signals are passed on as they are. Whoever sends SIGINT or SIGTERM for the third time
-//! insists, and the microVM is ended at once.
+//! SIGTERM asks the task to stop: it gets its image's stop signal and, when the stop timeout is over, SIGKILL. The end
+//! of `--timeout` does the same. Other signals are passed on as they are. Whoever sends SIGINT or SIGTERM for the third
+//! time insists, and the microVM is ended at once.
 
 use nix::sys::signal::Signal;
 

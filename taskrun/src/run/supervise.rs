@@ -8,10 +8,10 @@
 //!   outputs' ends ───┘
 //! ```
 //!
-//! The task is over when the VMM is gone, the agent's last message is read and the outputs have ended. Each wait for that
-//! has a bound: once the agent has said its last word, or is gone, or the task was killed, the VMM has [`Task::grace`] to end,
-//! prolonged while output is still being written. Only a caller that takes no output is waited for without a bound, as in
-//! any pipe, until it asks for the task's end.
+//! The task is over when the VMM is gone, the agent's last message is read and the outputs have ended. Each wait for
+//! that has a bound: once the agent has said its last word, or is gone, or the task was killed, the VMM has
+//! [`Task::grace`] to end, prolonged while output is still being written. Only a caller that takes no output is waited
+//! for without a bound, as in any pipe, until it asks for the task's end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -19,8 +19,8 @@ use super::*;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The signals of this process, blocked in the thread that asks. Tests run in threads of their own, so a signal is raised in
-/// the supervising thread, where it stays until it is read.
+/// The signals of this process, blocked in the thread that asks. Tests run in threads of their own, so a signal is
+/// raised in the supervising thread, where it stays until it is read.
 fn signals() -> &'static Signals {
     static SIGNALS: OnceLock<Signals> = OnceLock::new();
     let signals = SIGNALS.get_or_init(|| Signals::block().unwrap());
@@ -173,7 +173,8 @@ struct End {
 }
 
 impl Play {
-    /// Supervises while `guest` plays in a thread of its own. `before` runs in the supervising thread, to which signals go.
+    /// Supervises while `guest` plays in a thread of its own. `before` runs in the supervising thread, to which signals
+    /// go.
     fn run(mut self, guest: impl FnOnce() + Send, before: impl FnOnce()) -> End {
         let signals = signals();
         while signals.next().unwrap().is_some() {}
