@@ -150,11 +150,18 @@ fn make_directory(path: &str) {
 
 /// A tmpfs for the image in a guest with `memory` bytes.
 fn mount_image_root(memory: u64) -> Result<(), InitError> {
-    let size = memory.saturating_sub(RESERVE).saturating_sub(memory / 64);
-    let data = format!("mode=755,size={size},nr_inodes={}", memory / BYTES_PER_FILE);
+    let data = image_root_options(memory);
     make_directory(IMAGE_ROOT);
     mount(Some("tmpfs"), IMAGE_ROOT, Some("tmpfs"), MsFlags::empty(), Some(data.as_str()))
         .map_err(|source| InitError::Mount { path: IMAGE_ROOT, source })
+}
+
+/// As much as the image may take, so that one that is too large is refused and does not use up the kernel's own memory.
+fn image_root_options(memory: u64) -> String {
+    // Zero would mean no limit.
+    let size = memory.saturating_sub(RESERVE).saturating_sub(memory / 64).max(BYTES_PER_FILE);
+    let files = (memory / BYTES_PER_FILE).max(1);
+    format!("mode=755,size={size},nr_inodes={files}")
 }
 
 /// Descriptors 0 to 2 are closed when the kernel has no console. Nothing else may get their numbers.
@@ -205,5 +212,16 @@ fn power_off() -> ! {
         // It returns only where it is not permitted, which PID 1 always is.
         let _ = reboot(RebootMode::RB_POWER_OFF);
         nix::unistd::pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_may_take_all_memory_but_a_reserve() {
+        assert_eq!(image_root_options(1 << 30), "mode=755,size=1040187392,nr_inodes=262144");
+        assert_eq!(image_root_options(0), "mode=755,size=4096,nr_inodes=1");
     }
 }

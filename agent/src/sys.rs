@@ -282,3 +282,50 @@ pub fn send_to(socket: RawFd, bytes: &[u8]) -> io::Result<()> {
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{dup, getpid};
+
+    use super::*;
+
+    #[test]
+    fn a_child_hands_back_what_went_wrong_and_can_be_waited_for() {
+        let parent = getpid();
+        let mut child_pid = parent;
+        let (child, error) = spawn(CloneFlags::empty(), &mut || {
+            child_pid = getpid();
+            Err("broken")
+        })
+        .unwrap();
+        assert_eq!(error, Some("broken"));
+        assert_eq!((child.pid, child_pid == parent), (child_pid, false));
+        assert_eq!(wait(&child).unwrap(), ExitHow::Code(125));
+    }
+
+    #[test]
+    fn what_a_child_opens_is_its_parents_until_it_unshares() {
+        let mut shared = None;
+        let (child, _) = spawn(CloneFlags::empty(), &mut || {
+            shared = Some(dup(io::stderr()).unwrap());
+            nix::sched::unshare(CloneFlags::CLONE_FILES).unwrap();
+            close_from(0).unwrap();
+            Err(())
+        })
+        .unwrap();
+        wait(&child).unwrap();
+        assert!(nix::sys::stat::fstat(shared.unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_signal_ends_a_child_by_its_number() {
+        let command = c"/bin/sleep";
+        let (child, error) = spawn(CloneFlags::empty(), &mut || {
+            nix::unistd::execve(command, &[command, c"1000"], &[] as &[&std::ffi::CStr])
+        })
+        .unwrap();
+        assert_eq!(error, None);
+        send_signal(&child, 34).unwrap();
+        assert_eq!(wait(&child).unwrap(), ExitHow::Signal(34));
+    }
+}
