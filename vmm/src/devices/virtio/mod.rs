@@ -58,7 +58,7 @@ pub enum Event {
     Queue(usize),
     /// A descriptor of the device's own, registered with [`Sources`] under this token, is ready.
     Source(u32, EventSet),
-    /// The device's last answer was [`Progress::More`].
+    /// The device's last answer was [`Progress::More`], or [`Progress::Later`] a while ago.
     Resume,
     /// The guest has stopped for good: finish what it handed over ([`VirtioDevice::is_drained`]), expect no more.
     Drain,
@@ -71,6 +71,8 @@ pub enum Progress {
     Done,
     /// There is more to do, and it is another device's turn.
     More,
+    /// There is something to do that can wait a while ([`thread::WHILE`]): the next event may make it cheaper.
+    Later,
 }
 
 /// Why a device stopped.

@@ -1,7 +1,7 @@
 //! The one thread that serves all devices: it waits for notifications of queues and for the devices' own descriptors.
 //!
 //! A device that has more to do than its share ([`Progress::More`]) gets its next turn after everything else that is
-//! ready. A device whose guest broke a queue is reset and marked as needing one; a failure of the VMM's own descriptors
+//! ready; one that can wait ([`Progress::Later`]) gets it after [`WHILE`], unless an event comes first. A device whose guest broke a queue is reset and marked as needing one; a failure of the VMM's own descriptors
 //! ends the thread and is reported.
 
 use std::io;
@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,6 +22,8 @@ use crate::end::EndReason;
 
 /// The epoll token of the thread's own wake-up.
 const WAKE: u64 = u64::MAX;
+/// How long a device waits at most that can do something later.
+pub const WHILE: Duration = Duration::from_millis(100);
 /// How many events are taken at once.
 const BATCH: usize = 32;
 
@@ -95,8 +98,8 @@ struct Seat {
     device: SharedDevice,
     interrupt: Arc<Interrupt>,
     queue_events: Vec<EventFd>,
-    /// The device's last answer was [`Progress::More`].
-    more: bool,
+    /// When the device is to be resumed, after it answered [`Progress::More`] or [`Progress::Later`].
+    due: Option<Instant>,
 }
 
 impl Worker {
@@ -111,12 +114,12 @@ impl Worker {
         let mut events = [EpollEvent::default(); BATCH];
         let mut draining = false;
         loop {
-            let wait = if self.seats.iter().any(|seat| seat.more) { 0 } else { -1 };
-            let count = match self.epoll.wait(wait, &mut events) {
+            let count = match self.epoll.wait(self.patience(), &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             };
-            for seat in self.seats.iter_mut().filter(|seat| seat.more) {
+            let now = Instant::now();
+            for seat in self.seats.iter_mut().filter(|seat| seat.due.is_some_and(|due| due <= now)) {
                 seat.process(Event::Resume)?;
             }
             for event in events.iter().take(count) {
@@ -135,6 +138,14 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// How long to wait for events at most, in milliseconds, as `epoll_wait` takes it.
+    fn patience(&self) -> i32 {
+        let Some(due) = self.seats.iter().filter_map(|seat| seat.due).min() else { return -1 };
+        // Rounded up: waking too early would be a turn for nothing.
+        let left = due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        i32::try_from(left).unwrap_or(i32::MAX)
     }
 
     fn dispatch(&mut self, event: EpollEvent) -> io::Result<()> {
@@ -168,16 +179,22 @@ impl Seat {
         }
         lock(&slot.device).attach(Sources::new(Arc::clone(epoll), number))?;
         let (device, interrupt) = (Arc::clone(&slot.device), Arc::clone(&slot.interrupt));
-        Ok(Self { device, interrupt, queue_events, more: false })
+        Ok(Self { device, interrupt, queue_events, due: None })
     }
 
     fn process(&mut self, event: Event) -> io::Result<()> {
+        if event == Event::Resume {
+            self.due = None;
+        }
         let mut device = lock(&self.device);
         match device.process(event) {
-            Ok(progress) => self.more = progress == Progress::More,
+            Ok(Progress::Done) => self.due = None,
+            Ok(Progress::More) => self.due = Some(Instant::now()),
+            // What waits already is not put off by what comes.
+            Ok(Progress::Later) => self.due = self.due.or_else(|| Instant::now().checked_add(WHILE)),
             Err(DeviceError::Host(error)) => return Err(error),
             Err(DeviceError::Queue(_)) => {
-                self.more = false;
+                self.due = None;
                 device.reset();
                 self.interrupt.request_reset()?;
             }
@@ -186,7 +203,7 @@ impl Seat {
     }
 
     fn is_drained(&self) -> bool {
-        !self.more && lock(&self.device).is_drained()
+        self.due.is_none() && lock(&self.device).is_drained()
     }
 }
 

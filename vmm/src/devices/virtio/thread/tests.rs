@@ -111,6 +111,16 @@ fn a_device_with_more_to_do_is_resumed_until_it_is_done() {
 }
 
 #[test]
+fn a_device_that_can_wait_is_resumed_by_and_by() {
+    let bench = bench(|_| Ok(Progress::Later));
+    let start = Instant::now();
+    bench.driver.notify(0);
+    assert_eq!(bench.calls.recv_timeout(LONG).unwrap(), Event::Queue(0));
+    assert_eq!(bench.calls.recv_timeout(LONG).unwrap(), Event::Resume);
+    assert!(start.elapsed() >= WHILE);
+}
+
+#[test]
 fn a_broken_queue_breaks_the_device_and_not_the_machine() {
     let bench = bench(|event| match event {
         Event::Queue(0) => Err(virtio_queue::Error::InvalidAvailRingIndex.into()),

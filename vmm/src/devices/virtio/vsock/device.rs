@@ -1,7 +1,9 @@
 //! The vsock device: its queues and its place in the device thread.
 //!
-//! One round handles everything that is there in both directions and ends in at most one interrupt, because interrupts
-//! are what is dear: on a host whose KVM is deprivileged the guest needs milliseconds for each.
+//! Interrupts are what is dear: on a host whose KVM is deprivileged the guest needs milliseconds for each. So one round
+//! handles everything that is there in both directions and ends in at most one interrupt, and what the guest sent is not
+//! given back for its own sake: Linux only frees memory then. It is given back with the next packet to the guest, when it
+//! has become much, or after a while.
 
 use std::io;
 use std::sync::Arc;
@@ -12,14 +14,17 @@ use vm_memory::GuestMemoryMmap;
 use super::Channel;
 use super::mux::{Filled, Mux};
 use crate::devices::virtio::interrupt::Interrupt;
-use crate::devices::virtio::queue::{EVENT_IDX, VirtQueue};
+use crate::devices::virtio::queue::{Chain, EVENT_IDX, VirtQueue};
 use crate::devices::virtio::sources::Sources;
-use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config};
+use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
 
 /// The size of the rx and tx queues. Linux fills the rx queue with buffers of about 4 KiB.
 const QUEUE_SIZE: u16 = 256;
 /// The size of the event queue.
 const EVENT_QUEUE_SIZE: u16 = 16;
+/// How much of what was sent is given back late: a part of the queue's descriptors, and of its bytes.
+const KEPT_DESCRIPTORS: usize = 64;
+const KEPT_BYTES: usize = 128 << 10;
 /// How often a round starts over, when the guest was faster, before other devices have their turn.
 const ROUNDS: usize = 4;
 
@@ -43,6 +48,29 @@ struct Active {
     /// so far.
     _event: VirtQueue,
     interrupt: Arc<Interrupt>,
+    kept: Kept,
+}
+
+/// Chains of the tx queue that are done and not given back.
+#[derive(Debug, Default)]
+struct Kept {
+    heads: Vec<u16>,
+    descriptors: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    fn keep(&mut self, chain: &Chain<'_>) {
+        self.heads.push(chain.head);
+        // A chain that lied counts too.
+        self.descriptors = self.descriptors.saturating_add(chain.readable.len().max(1));
+        self.bytes = self.bytes.saturating_add(iovec::length(&chain.readable));
+    }
+
+    /// Whether the guest may soon miss what is kept of a queue of this size.
+    fn is_much(&self, size: u16) -> bool {
+        self.bytes >= KEPT_BYTES || self.descriptors >= KEPT_DESCRIPTORS.min(usize::from(size) / 4)
+    }
 }
 
 impl Vsock {
@@ -53,17 +81,17 @@ impl Vsock {
     }
 
     /// Moves what there is, then tells the guest once.
-    fn serve(&mut self) -> Result<Progress, DeviceError> {
+    fn serve(&mut self, event: Event) -> Result<Progress, DeviceError> {
         let Some(mut active) = self.active.take() else {
             self.mux.flush()?;
             return Ok(Progress::Done);
         };
-        let result = self.serve_queues(&mut active);
+        let result = self.serve_queues(event, &mut active);
         self.active = Some(active);
         result
     }
 
-    fn serve_queues(&mut self, active: &mut Active) -> Result<Progress, DeviceError> {
+    fn serve_queues(&mut self, event: Event, active: &mut Active) -> Result<Progress, DeviceError> {
         active.tx.silence(&active.memory)?;
         active.rx.silence(&active.memory)?;
         let mut progress = Progress::More;
@@ -78,15 +106,22 @@ impl Vsock {
             }
         }
         let rx = active.rx.needs_interrupt(&active.memory)?;
+        let late = event == Event::Resume || self.draining;
+        if rx || late || active.kept.is_much(active.tx.size()) {
+            for head in std::mem::take(&mut active.kept).heads {
+                active.tx.push(&active.memory, head, 0)?;
+            }
+        }
         let tx = active.tx.needs_interrupt(&active.memory)?;
         if rx || tx {
             active.interrupt.used()?;
         }
-        Ok(progress)
+        let keeps = !active.kept.heads.is_empty();
+        Ok(if progress == Progress::Done && keeps { Progress::Later } else { progress })
     }
 
     /// From the guest.
-    fn transmit(&mut self, Active { memory, tx, .. }: &mut Active) -> Result<(), DeviceError> {
+    fn transmit(&mut self, Active { memory, tx, kept, .. }: &mut Active) -> Result<(), DeviceError> {
         for _ in 0..tx.size() {
             if self.draining {
                 self.mux.drop_refusals();
@@ -96,7 +131,7 @@ impl Vsock {
             }
             let Some(chain) = tx.pop(memory)? else { break };
             self.mux.receive(&chain.readable);
-            tx.push(memory, chain.head, 0)?;
+            kept.keep(&chain);
         }
         Ok(())
     }
@@ -155,7 +190,7 @@ impl VirtioDevice for Vsock {
         let ActivationContext { memory, queues, interrupt, features: _ } = context;
         let mut queues = queues.into_iter().map(VirtQueue::new);
         if let (Some(rx), Some(tx), Some(event)) = (queues.next(), queues.next(), queues.next()) {
-            self.active = Some(Active { memory, rx, tx, _event: event, interrupt });
+            self.active = Some(Active { memory, rx, tx, _event: event, interrupt, kept: Kept::default() });
         }
     }
 
@@ -173,7 +208,7 @@ impl VirtioDevice for Vsock {
             Event::Drain => self.draining = true,
             Event::Queue(_) | Event::Resume => {}
         }
-        self.serve()
+        self.serve(event)
     }
 
     fn is_drained(&self) -> bool {
