@@ -10,13 +10,12 @@
 //!    └── the sink is gone ─────────────────────────────────────────▶ done: both are closed
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{read, write};
-use std::os::fd::AsRawFd;
 
 /// The most bytes that a relay holds: what a pipe holds.
 const CAPACITY: usize = 64 << 10;
@@ -168,7 +167,7 @@ impl Relay {
             (AtEnd::Close, _) => self.sink = None,
             (AtEnd::ShutDown, Some(sink)) => {
                 // It fails when the other side is gone, which is the same end.
-                let _ = shutdown(sink.as_fd().as_raw_fd(), Shutdown::Write);
+                let _ = shutdown(sink.as_raw_fd(), Shutdown::Write);
             }
             (AtEnd::ShutDown, None) | (AtEnd::Nothing, _) => {}
         }
