@@ -161,7 +161,11 @@ impl VirtioDevice for Block {
         self.active = None;
     }
 
-    fn process(&mut self, _event: Event) -> Result<Progress, DeviceError> {
+    fn process(&mut self, event: Event) -> Result<Progress, DeviceError> {
+        if event == Event::Drain {
+            // What the guest did not wait for is lost with it, as on any machine that is switched off.
+            self.active = None;
+        }
         self.serve()
     }
 }

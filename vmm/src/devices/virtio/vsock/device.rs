@@ -208,7 +208,14 @@ impl VirtioDevice for Vsock {
             Event::Drain => self.draining = true,
             Event::Queue(_) | Event::Resume => {}
         }
-        self.serve(event)
+        let progress = self.serve(event)?;
+        if self.draining {
+            // More than a queue can hold was taken. A guest whose rings overlap could feed itself without end.
+            self.active = None;
+            self.mux.finish()?;
+            return Ok(Progress::Done);
+        }
+        Ok(progress)
     }
 
     fn is_drained(&self) -> bool {

@@ -230,6 +230,15 @@ impl Endpoint {
         }
     }
 
+    /// The guest is gone: the stream is closed when it has taken what was sent.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if self.connection.is_none() {
+            return self.close();
+        }
+        self.abandon();
+        self.flush()
+    }
+
     /// Asks to be told of room in the stream, or no longer.
     fn await_room(&mut self, awaits: bool) -> io::Result<()> {
         if awaits == self.awaits_room {

@@ -141,6 +141,12 @@ impl Mux {
         self.endpoints.iter().all(Endpoint::is_drained)
     }
 
+    /// The guest is gone: each stream is closed as soon as it has taken what was sent.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.refusals.clear();
+        self.endpoints.iter_mut().try_for_each(Endpoint::finish)
+    }
+
     /// The guest forgot all connections.
     pub(super) fn abandon(&mut self) {
         self.refusals.clear();

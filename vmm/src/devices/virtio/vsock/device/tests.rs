@@ -415,6 +415,22 @@ fn a_burst_makes_one_interrupt() {
 }
 
 #[test]
+fn draining_takes_what_was_sent_and_then_nothing_more() {
+    let (mut guest, [host, unused]) = guest([1024, 1025]);
+    guest.connect(1024);
+    let last = Header { len: 4, ..header(Op::Data, PORT, 1024) };
+    guest.queue_packet(&last, b"last");
+    // Whoever is not listened to any more sees an end, and no error.
+    (&host).write_all(b"never read").unwrap();
+    (&unused).write_all(b"never read").unwrap();
+    assert_eq!(guest.driver.process(Event::Drain).unwrap(), Progress::Done);
+    guest.queue_packet(&last, b"late");
+    assert_eq!(guest.driver.run(TX).unwrap(), Progress::Done);
+    assert_eq!(read_all(&host), b"last");
+    assert_eq!(read_all(&unused), b"");
+}
+
+#[test]
 fn what_was_sent_is_given_back_late_and_with_one_interrupt() {
     let (mut guest, [host]) = guest([1024]);
     guest.connect(1024);
