@@ -166,6 +166,23 @@ impl Running {
         kill(self.pid(), signal).expect("taskrun is there");
     }
 
+    /// Sends a signal to taskrun and waits until it has taken it: equal signals that wait together count as one.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn signal_and_wait(&self, signal: Signal) {
+        self.signal(signal);
+        let bit = 1_u64 << (signal as i32).saturating_sub(1);
+        let pending = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+            let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:").map(str::trim).map(str::to_owned));
+            mask.and_then(|mask| u64::from_str_radix(&mask, 16).ok()).is_some_and(|mask| mask & bit != 0)
+        };
+        while pending() {
+            thread::yield_now();
+        }
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX))
     }

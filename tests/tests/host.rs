@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
+use e2e::image::{Image, Stored};
+use e2e::layer::{Layer, mode};
 use e2e::place::{fixture, taskrun as binary};
 use e2e::task::taskrun;
 use tempfile::tempdir;
@@ -11,17 +13,21 @@ use tempfile::tempdir;
 #[test]
 fn without_dev_kvm_the_remedy_is_named() {
     // A mount namespace of its own, in which /dev has no kvm.
-    let script = "mount --bind /proc/self/ns /dev && exec \"$0\" \"$@\"";
-    let wrapper = ["unshare", "--mount", "sh", "-c", script];
+    let nodes = "mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9";
+    let script = format!("mount -t tmpfs none /dev && {nodes} && exec \"$0\" \"$@\"");
+    let wrapper = ["unshare", "--mount", "sh", "-c", &script];
     let image = fixture("busybox:latest");
     taskrun(["run", &image, "true"]).behind(&wrapper).output().expect_failure(125, &["/dev/kvm", "kvm_"]);
 }
 
 #[test]
 fn without_permission_the_remedy_is_named() -> Result<()> {
-    let image = fixture("busybox:latest");
+    let directory = tempdir()?;
+    let image = Image::new().layer(&Layer::new().directory("x", mode(0o755)), Stored::Plain).write(directory.path())?;
     let task = taskrun(["run", &image, "true"]);
-    fs::set_permissions(task.home(), fs::Permissions::from_mode(0o777))?;
+    for path in [directory.path(), task.home()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    }
     let script = "chmod 600 /dev/kvm; exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"";
     task.behind(&["sh", "-c", script]).output().expect_failure(125, &["/dev/kvm", "group"]);
     Ok(())
@@ -57,8 +63,13 @@ fn sizes_that_cannot_be_are_refused() {
 fn an_installation_without_its_parts_says_which() -> Result<()> {
     let directory = tempdir()?;
     let image = fixture("busybox:latest");
-    let task = taskrun(["run", &image, "true"]).env("TASKRUN_LIBEXEC", directory.path());
-    task.output().expect_failure(125, &["taskrun-vmm"]);
+    let run = || taskrun(["run", &image, "true"]).env("TASKRUN_LIBEXEC", directory.path()).output();
+    run().expect_failure(125, &["vmlinux", "scripts/build"]);
+    let libexec = binary().with_file_name("../libexec/taskrun");
+    for (part, next) in [("vmlinux", "initramfs.cpio"), ("initramfs.cpio", "taskrun-vmm")] {
+        fs::copy(libexec.join(part), directory.path().join(part))?;
+        run().expect_failure(125, &[next]);
+    }
     Ok(())
 }
 

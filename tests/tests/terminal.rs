@@ -51,7 +51,7 @@ fn the_terminal_is_restored_when_taskrun_fails_or_is_told_to_end() {
     terminal.wait_for("ready");
     // The third request is the user's last word.
     for _ in 0..3 {
-        task.signal(Signal::SIGTERM);
+        task.signal_and_wait(Signal::SIGTERM);
     }
     let _ = task.finish().expect_code(137);
     assert_eq!(terminal.settings(), before);
