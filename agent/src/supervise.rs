@@ -5,7 +5,7 @@
 //! kernel ends all processes of its PID namespace with it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -111,17 +111,17 @@ impl<'a> Supervisor<'a> {
         terminal: Option<OwnedFd>,
     ) -> Result<Self, SuperviseError> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let watch = |fd: &dyn AsFdObject, flags: EpollFlags, subject: Subject| {
-            epoll.add(fd.fd(), EpollEvent::new(flags | EpollFlags::EPOLLET, subject.token()))
+        let watch = |fd: BorrowedFd<'_>, flags: EpollFlags, subject: Subject| {
+            epoll.add(fd, EpollEvent::new(flags | EpollFlags::EPOLLET, subject.token()))
         };
         let input = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        watch(control, input, Subject::Control)?;
-        watch(&child.pidfd, EpollFlags::EPOLLIN, Subject::Child)?;
+        watch(control.as_fd(), input, Subject::Control)?;
+        watch(child.pidfd.as_fd(), EpollFlags::EPOLLIN, Subject::Child)?;
         let outputs = relays.outputs.len();
         let relays: Vec<Relay> = relays.outputs.into_iter().chain(relays.input).collect();
         for (index, relay) in relays.iter().enumerate() {
-            relay.source().map_or(Ok(()), |source| watch(source, input, Subject::Source(index)))?;
-            relay.sink().map_or(Ok(()), |sink| watch(sink, EpollFlags::EPOLLOUT, Subject::Sink(index)))?;
+            relay.source().map_or(Ok(()), |source| watch(source.as_fd(), input, Subject::Source(index)))?;
+            relay.sink().map_or(Ok(()), |sink| watch(sink.as_fd(), EpollFlags::EPOLLOUT, Subject::Sink(index)))?;
         }
         Ok(Self { epoll, control, child, terminal, relays, outputs, exited: None })
     }
@@ -138,8 +138,10 @@ impl<'a> Supervisor<'a> {
     pub fn run(mut self) -> Result<ExitHow, SuperviseError> {
         let mut events = [EpollEvent::empty(); 16];
         loop {
-            let moved =
-                self.relays.iter_mut().filter_map(|relay| (relay.step() == Step::Moved).then_some(())).count() > 0;
+            let mut moved = false;
+            for relay in &mut self.relays {
+                moved |= relay.step() == Step::Moved;
+            }
             self.hang_up_broken_terminal();
             if let Some(how) = self.exited.filter(|_| self.is_delivered()) {
                 return Ok(how);
@@ -210,17 +212,6 @@ impl<'a> Supervisor<'a> {
             self.terminal = None;
             self.relays.iter_mut().for_each(Relay::abandon);
         }
-    }
-}
-
-/// [`AsFd`] for a mixture of types.
-trait AsFdObject {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdObject for T {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
     }
 }
 
