@@ -1,6 +1,6 @@
 //! The main job, proven in few boots: this suite also runs directly on a host whose /dev/kvm is slow.
 //!
-//! One task per test where an exit code or a size is the point; everything else is asked of one guest at once.
+//! Memory is small where its size is not the point: the kernel initialises every page of it. One task per test where an exit code or a size is the point; everything else is asked of one guest at once.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
@@ -20,7 +20,9 @@ fn shell() -> Result<(TempDir, String)> {
 
 #[test]
 fn the_exit_code_is_the_commands_own_and_the_kernel_the_guests() -> Result<()> {
-    let outcome = taskrun(["run", &fixture("busybox:latest"), "sh", "-c", "uname -r; echo $$; exit 42"]).output();
+    let outcome =
+        taskrun(["run", "--memory", "256MB", &fixture("busybox:latest"), "sh", "-c", "uname -r; echo $$; exit 42"])
+            .output();
     let outcome = outcome.expect_code(42);
     let text = outcome.text();
     let (kernel, pid) = text.split_once('\n').context("two lines")?;
@@ -33,7 +35,7 @@ fn the_exit_code_is_the_commands_own_and_the_kernel_the_guests() -> Result<()> {
 #[test]
 fn a_command_that_ignores_its_stop_signal_is_killed() {
     // `sleep` is process 1 of its namespace, which ignores signals without a handler, as under docker.
-    let options = ["run", "--timeout", "1s", "--stop-timeout", "1s"];
+    let options = ["run", "--memory", "256MB", "--timeout", "1s", "--stop-timeout", "1s"];
     let image = fixture("busybox:latest");
     let outcome = taskrun(options.into_iter().chain([&*image, "sleep", "1000"])).output().expect_code(137);
     assert!(outcome.errors().contains("timed out"), "{}", outcome.errors());
@@ -42,13 +44,15 @@ fn a_command_that_ignores_its_stop_signal_is_killed() {
 #[test]
 fn a_command_that_is_not_there_is_127() {
     let image = fixture("busybox:latest");
-    taskrun(["run", &image, "no-such-command"]).output().expect_failure(127, &["no-such-command", "not found"]);
+    taskrun(["run", "--memory", "256MB", &image, "no-such-command"])
+        .output()
+        .expect_failure(127, &["no-such-command", "not found"]);
 }
 
 #[test]
 fn a_command_that_is_not_executable_is_126() {
     let image = fixture("busybox:latest");
-    taskrun(["run", &image, "/etc/passwd"]).output().expect_failure(126, &["/etc/passwd"]);
+    taskrun(["run", "--memory", "256MB", &image, "/etc/passwd"]).output().expect_failure(126, &["/etc/passwd"]);
 }
 
 #[test]
@@ -68,7 +72,7 @@ fn five_mebibytes_of_input_arrive_whole() {
     let bytes: Vec<u8> = random.take(5 << 20).collect();
     let expected = digest(&bytes);
     let image = fixture("busybox:latest");
-    let outcome = taskrun(["run", "-i", &image, "sha256sum"]).stdin(bytes).output().expect_code(0);
+    let outcome = taskrun(["run", "-i", "--memory", "256MB", &image, "sha256sum"]).stdin(bytes).output().expect_code(0);
     assert_eq!(format!("sha256:{}", outcome.text().trim_end_matches("  -")), expected);
 }
 
@@ -76,7 +80,7 @@ fn five_mebibytes_of_input_arrive_whole() {
 fn both_outputs_arrive_whole_and_apart() {
     let script = "head -c 1048576 /dev/zero | tr '\\0' e >&2 & head -c 20971520 /dev/zero | tr '\\0' o; wait";
     let image = fixture("busybox:latest");
-    let outcome = taskrun(["run", &image, "sh", "-c", script]).output().expect_code(0);
+    let outcome = taskrun(["run", "--memory", "256MB", &image, "sh", "-c", script]).output().expect_code(0);
     assert_eq!((outcome.stdout.len(), outcome.stderr.len()), (20 << 20, 1 << 20));
     assert!(outcome.stdout.iter().all(|byte| *byte == b'o') && outcome.stderr.iter().all(|byte| *byte == b'e'));
 }
@@ -89,7 +93,7 @@ fn a_reader_that_stops_stops_the_guest_and_not_memory() -> Result<()> {
     let script = format!("i=0; while [ $i -lt {CHUNKS} ]; do head -c {CHUNK} /dev/zero; i=$((i+1)); echo $i >&2; done");
     let home = tempfile::tempdir()?;
     let mut child = std::process::Command::new(e2e::place::taskrun())
-        .args(["run", &fixture("busybox:latest"), "sh", "-c", &script])
+        .args(["run", "--memory", "256MB", &fixture("busybox:latest"), "sh", "-c", &script])
         .env("TASKRUN_HOME", home.path())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -140,7 +144,7 @@ fn the_task_has_the_size_that_was_asked_for() -> Result<()> {
 #[test]
 fn a_command_that_eats_more_than_its_memory_is_killed_and_the_reason_says_so() -> Result<()> {
     let (_directory, image) = shell()?;
-    let outcome = taskrun(["run", "--memory", "128MB", &image, "/bin/probe", "eat", "256"]).output().expect_code(137);
+    let outcome = taskrun(["run", "--memory", "128MB", &image, "/bin/probe", "eat", "160"]).output().expect_code(137);
     assert!(!outcome.text().contains("ate"), "it ate more than there is");
     let errors = outcome.errors();
     assert!(errors.contains("OutOfMemory") && errors.contains("probe"), "{errors}");
@@ -168,7 +172,8 @@ print(json.dumps({
 }, sort_keys=True))
 "#;
     let image = fixture("python:latest");
-    let outcome = taskrun(["run", "-i", &image, "python3", "-"]).stdin(script).output().expect_code(0);
+    let outcome =
+        taskrun(["run", "-i", "--memory", "256MB", &image, "python3", "-"]).stdin(script).output().expect_code(0);
     let answer: serde_json::Value = serde_json::from_str(&outcome.text())?;
     let expected = serde_json::json!({
         "threads": [0, 499_500, 1_999_000, 4_498_500],
@@ -184,7 +189,9 @@ print(json.dumps({
 #[test]
 fn vector_registers_survive_switches_between_processes() -> Result<()> {
     let (_directory, image) = shell()?;
-    let outcome = taskrun(["run", "--cpu", "1", &image, "/bin/probe", "vectors", "150"]).output().expect_code(0);
+    let outcome = taskrun(["run", "--cpu", "1", "--memory", "256MB", &image, "/bin/probe", "vectors", "150"])
+        .output()
+        .expect_code(0);
     writeln!(std::io::stdout(), "{}", outcome.text())?;
     assert_eq!(outcome.text(), "0 of 150 rounds wrong, other process right");
     Ok(())
