@@ -70,7 +70,7 @@ fn layers_that_reach_outside_stay_inside() -> Result<()> {
 #[test]
 fn hard_links_and_devices_cannot_reach_the_guests_own_files() -> Result<()> {
     let (_directory, image) = with_layer(&Layer::new().hard_link("stolen", "/init"))?;
-    taskrun(["run", &image, "true"]).output().expect_failure(125, &["stolen", "Layer 2"]);
+    taskrun(["run", &image, "true"]).output().expect_failure(125, &["stolen", "layer 2 of 2"]);
     // A device node is only a name: the guest has no disk but the image's own layers, and those can't be changed.
     let (_directory, image) = with_layer(&Layer::new().node(EntryType::Block, "disk", mode(0o666), (254, 0)))?;
     let script = "echo x 2>/dev/null >disk; echo write $?";
@@ -169,6 +169,6 @@ fn images_that_cannot_run_here_are_one_sentence_each() -> Result<()> {
 fn a_layer_that_unpacks_to_more_than_the_task_holds_is_refused() -> Result<()> {
     let layer = Layer::new().file("zeros", mode(0o644), vec![0; 136 << 20]);
     let (_directory, image) = with_layer(&layer)?;
-    taskrun(["run", "--memory", "128MB", &image, "true"]).output().expect_failure(125, &["Layer 2 of 2"]);
+    taskrun(["run", "--memory", "128MB", &image, "true"]).output().expect_failure(125, &["layer 2 of 2", "--memory"]);
     Ok(())
 }

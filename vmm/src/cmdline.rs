@@ -32,9 +32,9 @@ pub struct CommandLine<'a> {
     pub extra: &'a str,
 }
 
-/// What every guest gets. A reset is the way out of a kernel that panics without our exit device; there is no keyboard
-/// behind the controller that the reset goes through, and no timer against which the TSC would have to be watched.
-const BASE: &str = "reboot=k panic=-1 i8042.nokbd i8042.noaux tsc=reliable";
+/// What every guest gets. A reset is the way out of a kernel that panics without our exit device; there is no timer against
+/// which the TSC would have to be watched, and no device that could not reach all memory.
+const BASE: &str = "reboot=k panic=-1 tsc=reliable swiotlb=noforce";
 
 impl CommandLine<'_> {
     /// Composes the words.

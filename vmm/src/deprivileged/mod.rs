@@ -39,9 +39,10 @@ pub fn is_deprivileged() -> bool {
 /// The words that a guest kernel needs on its command line on a deprivileged host.
 ///
 /// `clearcpuid` takes features from the kernel whose instructions the emulator lacks (masking them in CPUID does not
-/// reach the guest on such a KVM). `xsave` stays: see [`complete`].
+/// reach the guest on such a KVM). `xsave` stays: see [`complete`]. `noreplace-smp` and `rodata=off` spare a kernel whose
+/// every instruction is emulated the patching of its own code and the splitting of its own pages.
 #[must_use]
 pub fn command_line() -> &'static str {
-    "taskrun.deprivileged mitigations=off \
+    "taskrun.deprivileged mitigations=off noreplace-smp rodata=off \
      clearcpuid=cx16,popcnt,smap,smep,rdrand,rdseed,erms,fsrm,rdpid,abm,xsaveopt,xsavec,xsaves,xgetbv1,pku,ospke"
 }
