@@ -46,7 +46,7 @@ fn the_command_sees_a_container() {
     )
     .run();
     let lines: Vec<&str> = ended.stdout.lines().collect();
-    assert_eq!(lines[..6], ["1", "box", "0::/", "0022", &open_files(), "/work/here"], "{}", ended.stdout);
+    assert_eq!(lines[..6], ["1", "box", "0::/", "0022", &open_files(), "/srv/here"], "{}", ended.stdout);
     let devices: Vec<&str> = ended.stdout.lines().skip(6).take_while(|line| !line.starts_with('/')).collect();
     let mut devices: Vec<&str> = devices.iter().flat_map(|line| line.split_whitespace()).collect();
     devices.sort_unstable();

@@ -89,7 +89,7 @@ impl Task {
         let process = Process {
             argv: argv.iter().map(|one| one.as_bytes().to_vec()).collect(),
             env: vec![b"PATH=/usr/bin:/bin".to_vec()],
-            cwd: b"/work/here".to_vec(),
+            cwd: b"/srv/here".to_vec(),
             user: String::new(),
         };
         let spec = TaskSpec { process, hostname: "box".into(), ..TaskSpec::default() };
