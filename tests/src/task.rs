@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -115,13 +115,24 @@ impl Task {
         self.start().finish()
     }
 
-    /// Starts it.
+    /// Starts it, and collects its standard error.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    pub fn start(self) -> Running {
+        let (mut running, stderr) = self.start_unheard();
+        running.stderr = Some(collect(stderr));
+        running
+    }
+
+    /// Starts it, with its standard error for the test to read.
     ///
     /// # Panics
     /// When it can't be started.
     #[must_use]
     #[expect(clippy::expect_used, reason = "tests can't go on without it")]
-    pub fn start(mut self) -> Running {
+    pub fn start_unheard(mut self) -> (Running, ChildStderr) {
         let stdin = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("taskrun starts");
@@ -129,8 +140,8 @@ impl Task {
             // A task that does not read its input must not hold up the test.
             thread::spawn(move || pipe.write_all(&bytes));
         }
-        let stderr = collect(child.stderr.take().expect("a pipe"));
-        Running { child, stderr: Some(stderr), run: self.run }
+        let stderr = child.stderr.take().expect("a pipe");
+        (Running { child, stderr: None, run: self.run }, stderr)
     }
 
     /// Starts it with a terminal (or anything else) as its three standard streams.

@@ -3,7 +3,7 @@
 //! One task per test where an exit code or a size is the point; everything else is asked of one guest at once. Memory is
 //! small where its size is not the point: the kernel initialises every page of it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -92,17 +92,12 @@ fn a_reader_that_stops_stops_the_guest_and_not_memory() -> Result<()> {
     const CHUNK: usize = 64 << 10;
     // The command says on its error output how many chunks it has got rid of.
     let (_directory, image) = shell()?;
-    let home = tempfile::tempdir()?;
-    let mut child = std::process::Command::new(e2e::place::taskrun())
-        .args(["run", "--memory", "256MB", &image, "/bin/probe", "stream", &CHUNKS.to_string()])
-        .env("TASKRUN_HOME", home.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()?;
+    let task = taskrun(["run", "--memory", "256MB", &image, "/bin/probe", "stream", &CHUNKS.to_string()]);
+    let (running, stderr) = task.start_unheard();
     let (count, counted) = std::sync::mpsc::channel();
-    let stderr = BufReader::new(child.stderr.take().context("a pipe")?);
-    let reader =
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(count.send(line))));
+    let reader = std::thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(count.send(line)));
+    });
     // Nobody reads the output. The count comes to a halt when every buffer on the way is full.
     let mut written = 0;
     let first = counted.recv().context("no output at all")?;
@@ -110,12 +105,10 @@ fn a_reader_that_stops_stops_the_guest_and_not_memory() -> Result<()> {
         written = line.parse::<usize>().with_context(|| format!("not a count: {line}"))?;
     }
     assert!(written * CHUNK < 8 << 20, "the command wrote {written} chunks that nobody read");
-    let resident = resident_kib(child.id())?;
+    let resident = resident_kib(running.child.id())?;
     assert!(resident < 64 << 10, "taskrun holds {resident} KiB");
-    let mut output = Vec::new();
-    child.stdout.take().context("a pipe")?.read_to_end(&mut output)?;
-    assert_eq!(output.len(), CHUNKS * CHUNK);
-    assert_eq!(child.wait()?.code(), Some(0));
+    let outcome = running.finish().expect_code(0);
+    assert_eq!(outcome.stdout.len(), CHUNKS * CHUNK);
     drop(reader.join());
     Ok(())
 }

@@ -83,14 +83,15 @@ pub fn complete(vcpu: &mut VcpuFd, memory: &GuestMemoryMmap, bytes: &[u8]) -> Re
     let Some(instruction) = decode(bytes, &regs, &sregs).filter(|_| kernel_64) else {
         return Ok(Completion::NotUnderstood);
     };
+    let pending = Pending { vcpu, memory, regs: &regs, sregs: &sregs, address: instruction.address };
     let outcome = match instruction.operation {
         Operation::Breakpoint => return Ok(Completion::GuestCrash),
         Operation::Wait => Ok(()),
         Operation::Save | Operation::Restore if !usable(&sregs, instruction) => {
             return Ok(Completion::NotUnderstood);
         }
-        Operation::Save => save(vcpu, memory, instruction, &regs, &sregs)?,
-        Operation::Restore => restore(vcpu, memory, instruction, &regs, &sregs)?,
+        Operation::Save => pending.save()?,
+        Operation::Restore => pending.restore()?,
     };
     match outcome {
         Ok(()) => {
@@ -128,52 +129,51 @@ fn requested(vcpu: &VcpuFd, regs: &kvm_regs) -> Result<(u64, u64), CompletionErr
     Ok((xcr0, xcr0 & mask & components().known()))
 }
 
-fn save(
-    vcpu: &VcpuFd,
-    memory: &GuestMemoryMmap,
-    instruction: Instruction,
-    regs: &kvm_regs,
-    sregs: &kvm_sregs,
-) -> Result<Result<(), Refused>, CompletionError> {
-    let (_, requested) = requested(vcpu, regs)?;
-    let image = image(vcpu)?;
-    let length = components().length(requested);
-    Ok((|| {
-        let runs = paging::translate(memory, sregs, instruction.address, length, Access::Write)?;
-        let mut guest = read(memory, &runs)?;
-        xstate::save(components(), &image, requested, &mut guest);
-        write(memory, &runs, &guest)
-    })())
+/// An instruction, and the state of the vCPU that met it.
+struct Pending<'a> {
+    vcpu: &'a VcpuFd,
+    memory: &'a GuestMemoryMmap,
+    regs: &'a kvm_regs,
+    sregs: &'a kvm_sregs,
+    address: u64,
 }
 
-fn restore(
-    vcpu: &VcpuFd,
-    memory: &GuestMemoryMmap,
-    instruction: Instruction,
-    regs: &kvm_regs,
-    sregs: &kvm_sregs,
-) -> Result<Result<(), Refused>, CompletionError> {
-    let (xcr0, requested) = requested(vcpu, regs)?;
-    let mut image = image(vcpu)?;
-    let loaded = (|| {
-        let fixed = area(memory, sregs, instruction.address, xstate::FIXED)?;
-        let held = xstate::check(&fixed, xcr0, requested)?;
-        let mut guest = area(memory, sregs, instruction.address, components().length(held))?;
-        // The guest's other vCPUs can write meanwhile: what was checked is what is used.
-        if let Some(start) = guest.get_mut(..fixed.len()) {
-            start.copy_from_slice(&fixed);
-        }
-        Ok(xstate::restore(components(), &guest, requested, &mut image)?)
-    })();
-    if loaded.is_ok() {
-        set_image(vcpu, &image)?;
+impl Pending<'_> {
+    fn save(&self) -> Result<Result<(), Refused>, CompletionError> {
+        let (_, requested) = requested(self.vcpu, self.regs)?;
+        let image = image(self.vcpu)?;
+        let length = components().length(requested);
+        Ok((|| {
+            let runs = paging::translate(self.memory, self.sregs, self.address, length, Access::Write)?;
+            let mut guest = read(self.memory, &runs)?;
+            xstate::save(components(), &image, requested, &mut guest);
+            write(self.memory, &runs, &guest)
+        })())
     }
-    Ok(loaded)
-}
 
-/// Reads `length` bytes at a linear address.
-fn area(memory: &GuestMemoryMmap, sregs: &kvm_sregs, address: u64, length: usize) -> Result<Vec<u8>, Refused> {
-    read(memory, &paging::translate(memory, sregs, address, length, Access::Read)?)
+    fn restore(&self) -> Result<Result<(), Refused>, CompletionError> {
+        let (xcr0, requested) = requested(self.vcpu, self.regs)?;
+        let mut image = image(self.vcpu)?;
+        let loaded = (|| {
+            let fixed = self.area(xstate::FIXED)?;
+            let held = xstate::check(&fixed, xcr0, requested)?;
+            let mut guest = self.area(components().length(held))?;
+            // The guest's other vCPUs can write meanwhile: what was checked is what is used.
+            if let Some(start) = guest.get_mut(..fixed.len()) {
+                start.copy_from_slice(&fixed);
+            }
+            Ok(xstate::restore(components(), &guest, requested, &mut image)?)
+        })();
+        if loaded.is_ok() {
+            set_image(self.vcpu, &image)?;
+        }
+        Ok(loaded)
+    }
+
+    /// Reads the first `length` bytes of the operand.
+    fn area(&self, length: usize) -> Result<Vec<u8>, Refused> {
+        read(self.memory, &paging::translate(self.memory, self.sregs, self.address, length, Access::Read)?)
+    }
 }
 
 fn read(memory: &GuestMemoryMmap, runs: &[Run]) -> Result<Vec<u8>, Refused> {
