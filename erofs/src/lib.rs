@@ -1,0 +1,1 @@
+//! A streaming writer of EROFS file-system images.

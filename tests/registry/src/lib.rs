@@ -1,0 +1,1 @@
+//! A real container registry on loopback, for tests.
