@@ -17,7 +17,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::panic;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -29,15 +29,14 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::Mode;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{chdir, chroot, mkdir, sync};
-use protocol::message::{AgentMessage, Failure, FailureKind};
-use protocol::spec::Layer;
-use protocol::{LAYER_DEVICE, frame, port};
+use protocol::message::{AgentMessage, Failure, FailureKind, UnpackProgress};
+use protocol::spec::{TaskSpec, UnpackSpec};
+use protocol::{frame, port};
 
 use crate::control::{Control, ControlError};
 use crate::failure::sentence;
 use crate::sys;
-use crate::task::{self, Guest};
-use crate::unpack::{Limits, unpack_layers};
+use crate::task::{self, Guest, Unpacked};
 use crate::vsock::{Host, VsockHost};
 
 /// Where the tmpfs is mounted that becomes the root; the initramfs has it.
@@ -54,9 +53,6 @@ const RESERVE: u64 = 16 << 20;
 
 /// One file for each so many bytes of memory: a file costs about 1 KiB of the kernel's memory and more of the agent's.
 const BYTES_PER_FILE: u64 = 4096;
-
-/// One archive entry for each so many bytes of memory: an entry costs the agent about 200 bytes.
-const BYTES_PER_ENTRY: u64 = 2048;
 
 /// The control connection, for a panic to report itself; -1 before there is one.
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
@@ -103,21 +99,14 @@ fn serve() -> Result<(), InitError> {
 struct Machine;
 
 impl Guest for Machine {
-    fn unpack(&self, layers: &[Layer]) -> Result<Vec<String>, Failure> {
-        let internal = |error: &InitError| Failure { kind: FailureKind::Internal, message: sentence(error) };
+    fn unpack(&self, _: &UnpackSpec, _: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
+        Err(Failure { kind: FailureKind::Internal, message: "Images can't be unpacked yet".into() })
+    }
+
+    fn mount_root(&self, _: &TaskSpec) -> Result<Vec<String>, Failure> {
         let memory = sysinfo().map(|info| info.ram_total()).unwrap_or_default();
-        mount_image_root(memory).map_err(|error| internal(&error))?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(IMAGE_ROOT, flags, Mode::empty())
-            .map_err(|source| internal(&InitError::Mount { path: IMAGE_ROOT, source }))?;
-        let mut limits = Limits::default();
-        limits.entries = limits.entries.min(memory / BYTES_PER_ENTRY);
-        let device = Path::new(LAYER_DEVICE);
-        let summary = unpack_layers(device, layers, root.as_fd(), &limits).map_err(|error| {
-            let kind = if error.is_image_fault() { FailureKind::Image } else { FailureKind::Internal };
-            Failure { kind, message: sentence(&error) }
-        })?;
-        Ok(summary.warnings)
+        mount_image_root(memory).map_err(|error| Failure { kind: FailureKind::Internal, message: sentence(&error) })?;
+        Ok(Vec::new())
     }
 
     fn root(&self) -> &Path {

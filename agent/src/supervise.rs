@@ -173,8 +173,8 @@ impl<'a> Supervisor<'a> {
             match message {
                 HostMessage::Signal(number) => self.signal(number),
                 HostMessage::Resize(size) => self.resize(size),
-                // There is one task to a guest.
-                HostMessage::Run(_) => {}
+                // There is one job to a guest.
+                HostMessage::Run(_) | HostMessage::Unpack(_) => {}
             }
         }
         Ok(())

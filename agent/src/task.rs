@@ -1,4 +1,5 @@
-//! The story of a task, in order: take it from the host, unpack its image, start its command, see it through, report.
+//! The story of a guest, in order: take its one job from the host, do it, report. The job is a task (mount its root, start its
+//! command, see it through) or the unpacking of an image.
 //!
 //! The machine below is behind two traits ([`Guest`], [`Host`]), so that the whole story also runs as a test in a process
 //! on a development machine.
@@ -6,8 +7,10 @@
 use std::path::Path;
 
 use nix::sys::utsname::uname;
-use protocol::message::{AgentMessage, ExitStatus, Failure, HostMessage, OutOfMemory, Phase};
-use protocol::spec::{Layer, TaskSpec, WindowSize};
+use protocol::message::{
+    AgentMessage, ExitStatus, Failure, HostMessage, OutOfMemory, Phase, UnpackProgress, UnpackReport,
+};
+use protocol::spec::{TaskSpec, UnpackSpec, WindowSize};
 
 use crate::container::cgroup::Cgroup;
 use crate::container::exec::Command;
@@ -24,20 +27,35 @@ const CGROUP: &str = "task";
 
 /// The machine that the task runs on.
 pub trait Guest {
-    /// Mounts a file system at [`Self::root`] and unpacks `layers` there; returns what the user should know.
+    /// Unpacks an image; calls `progress` now and then. What the user should know is in the summary.
     ///
     /// # Errors
     /// What is wrong with the image, for the user.
-    fn unpack(&self, layers: &[Layer]) -> Result<Vec<String>, Failure>;
+    fn unpack(&self, spec: &UnpackSpec, progress: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure>;
 
-    /// Where the image's root file system is mounted.
+    /// Mounts the root file system of a task at [`Self::root`]; returns what the user should know.
+    ///
+    /// # Errors
+    /// What is wrong with the image or the guest, for the user.
+    fn mount_root(&self, spec: &TaskSpec) -> Result<Vec<String>, Failure>;
+
+    /// Where the task's root file system is mounted.
     fn root(&self) -> &Path;
 
     /// Where the cgroup2 file system is mounted.
     fn cgroups(&self) -> &Path;
 }
 
-/// Why there is no exit status.
+/// What came of unpacking an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// For the host.
+    pub report: UnpackReport,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is nothing to report.
 enum End {
     /// The task failed; the host is told.
     Failed(Failure),
@@ -69,32 +87,44 @@ impl Early {
         match message {
             HostMessage::Signal(number) => self.signals.add(*number),
             HostMessage::Resize(size) => self.size = Some(*size),
-            HostMessage::Run(_) => {}
+            HostMessage::Run(_) | HostMessage::Unpack(_) => {}
         }
     }
 }
 
-/// Serves one task from greeting to report.
+/// Does one job from greeting to report.
 ///
 /// # Errors
 /// The host cannot be talked to. Everything else is told to the host.
 pub fn serve(mut control: Control, host: &dyn Host, guest: &dyn Guest) -> Result<(), ControlError> {
     control.send(&AgentMessage::Hello { version: protocol::VERSION, kernel: kernel_release() })?;
     let mut early = Early::default();
-    let spec = loop {
+    let done = loop {
         match control.receive()? {
-            HostMessage::Run(spec) => break spec,
+            HostMessage::Run(spec) => break run(&mut control, host, guest, &spec, early).map(AgentMessage::Exited),
+            HostMessage::Unpack(spec) => break unpack(&control, guest, &spec).map(AgentMessage::Unpacked),
             message => early.note(&message),
         }
     };
-    let last = match run(&mut control, host, guest, &spec, early) {
-        Ok(status) => AgentMessage::Exited(status),
+    let last = match done {
+        Ok(message) => message,
         Err(End::Failed(failure)) => AgentMessage::Failed(failure),
         Err(End::Alone(error)) => return Err(error),
     };
     control.send(&last)?;
     control.finish();
     Ok(())
+}
+
+/// Unpacks an image. Signals mean nothing here: the host ends the guest.
+fn unpack(control: &Control, guest: &dyn Guest, spec: &UnpackSpec) -> Result<UnpackReport, End> {
+    // A host that cannot be told how far it is cannot be told the end either.
+    let mut progress = |progress| drop(control.send(&AgentMessage::Progress(progress)));
+    let Unpacked { report, warnings } = guest.unpack(spec, &mut progress)?;
+    for warning in warnings {
+        control.send(&AgentMessage::Warning(warning))?;
+    }
+    Ok(report)
 }
 
 fn run(
@@ -104,8 +134,8 @@ fn run(
     spec: &TaskSpec,
     mut early: Early,
 ) -> Result<ExitStatus, End> {
-    let mut warnings = guest.unpack(&spec.layers)?;
-    control.send(&AgentMessage::Phase(Phase::Unpacked))?;
+    let mut warnings = guest.mount_root(spec)?;
+    control.send(&AgentMessage::Phase(Phase::RootMounted))?;
 
     let command = Command::new(&spec.process.argv, &spec.process.env).map_err(|error| report(&error))?;
     let mut cgroup = Cgroup::create(guest.cgroups(), CGROUP).map_err(|error| report(&error))?;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest body of a frame, in bytes. Room for the 2 MiB that Linux allows an `execve`, and the layers.
+/// The longest body of a frame, in bytes. Room for the 2 MiB that Linux allows an `execve`, and the rest of a task.
 pub const MAX_FRAME: usize = 4 << 20;
 
 /// The bytes of a frame's header.
@@ -101,9 +101,12 @@ mod tests {
 
     use super::*;
     use crate::message::{AgentMessage, HostMessage};
-    use crate::spec::{Compression, Layer, TaskSpec, WindowSize};
+    use crate::spec::{
+        Compression, EtcFile, ImageDevice, Layer, Mount, Root, TaskSpec, TmpfsMount, UnpackLimits, UnpackSpec,
+        WindowSize,
+    };
 
-    fn task() -> HostMessage {
+    fn unpack() -> HostMessage {
         let layer = Layer {
             offset: 4096,
             length: 17,
@@ -111,14 +114,30 @@ mod tests {
             digest: None,
             diff_id: format!("sha256:{}", "0".repeat(64)),
         };
-        let mut spec = TaskSpec { layers: vec![layer], hostname: "task".into(), ..TaskSpec::default() };
+        let limits = UnpackLimits { entries: 1, bytes: u64::MAX, image_bytes: 1 << 40 };
+        HostMessage::Unpack(Box::new(UnpackSpec { layers: vec![layer], limits }))
+    }
+
+    fn task() -> HostMessage {
+        let image = ImageDevice { path: crate::IMAGE_PMEM.into(), dax: true };
+        let mut spec = TaskSpec {
+            root: Root { image, scratch: Some("/dev/vda".into()), read_only: true },
+            hostname: "task".into(),
+            files: vec![EtcFile { path: b"/etc/hosts".to_vec(), content: b"\xff\n".to_vec(), mode: 0o644 }],
+            mounts: vec![
+                Mount::Tmpfs(TmpfsMount { path: b"/tmp".to_vec(), size: Some(1), ..TmpfsMount::default() }),
+                Mount::Volume { path: b"/\xfe".to_vec() },
+            ],
+            ..TaskSpec::default()
+        };
         spec.process.argv = vec![b"/bin/\xff".to_vec(), Vec::new()];
         HostMessage::Run(Box::new(spec))
     }
 
     #[test]
     fn messages_cut_at_every_byte_arrive_whole_and_in_order() {
-        let sent = [task(), HostMessage::Signal(15), HostMessage::Resize(WindowSize { rows: 24, columns: 80 })];
+        let sent =
+            [unpack(), task(), HostMessage::Signal(15), HostMessage::Resize(WindowSize { rows: 24, columns: 80 })];
         let bytes: Vec<u8> = sent.iter().flat_map(|message| encode(message).unwrap()).collect();
         let mut decoder = Decoder::default();
         let mut got = Vec::new();

@@ -1,17 +1,26 @@
 //! The messages between the taskrun runtime on the host and the agent in the guest.
 //!
-//! The guest connects to the host over virtio-vsock, one connection per [`port`]:
+//! The guest connects to the host over virtio-vsock, one connection per [`port`]. It serves one of two jobs. A task:
 //!
 //! ```text
 //! guest agent                                   taskrun
 //!   connect CONTROL ───────────────────────────────▶
 //!   Hello {version, kernel} ───────────────────────▶
 //!   ◀──────────────────────────────── Run(TaskSpec)
-//!   Phase(Unpacked), … ────────────────────────────▶
+//!   Phase(RootMounted), Phase(Prepared) ───────────▶
 //!   connect STDIN / STDOUT / STDERR ═══════════════▶   raw bytes, half close is end of file
 //!   Started ───────────────────────────────────────▶
 //!   ◀───────────────────── Signal, Resize, at any time
 //!   Exited(ExitStatus) or Failed(Failure) ─────────▶   then the guest powers off
+//! ```
+//!
+//! Or the unpacking of an image, from [`LAYER_DEVICE`] to [`OUTPUT_DEVICE`]:
+//!
+//! ```text
+//!   Hello {version, kernel} ───────────────────────▶
+//!   ◀─────────────────────────── Unpack(UnpackSpec)
+//!   Progress(UnpackProgress), … ───────────────────▶
+//!   Unpacked(UnpackReport) or Failed(Failure) ─────▶   then the guest powers off
 //! ```
 //!
 //! Control messages are frames: a `u32` length in little-endian order and that many bytes of
@@ -20,7 +29,7 @@
 //!
 //! # Layout
 //! - [`message`]: the messages of both directions.
-//! - [`spec`]: the task that the runtime hands to the agent.
+//! - [`spec`]: what the runtime hands to the agent: a task, or an image to unpack.
 //! - [`frame`]: how messages become bytes.
 
 pub mod frame;
@@ -28,7 +37,7 @@ pub mod message;
 pub mod spec;
 
 /// The version of the messages. The agent announces it in [`message::AgentMessage::Hello`]; the runtime refuses another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The host's context id on vsock (`VMADDR_CID_HOST`).
 pub const HOST_CID: u32 = 2;
@@ -48,8 +57,14 @@ pub mod port {
     pub const STDERR: u32 = 1027;
 }
 
-/// The block device on which the agent finds the image's layers.
+/// The block device on which the agent finds the layers of an image that it is to unpack.
 pub const LAYER_DEVICE: &str = "/dev/vda";
+
+/// The block device to which the agent writes the unpacked image, from its first byte on. It must read as zeros before.
+pub const OUTPUT_DEVICE: &str = "/dev/vdb";
+
+/// The persistent-memory device with a task's image, as [`spec::ImageDevice::path`] names it.
+pub const IMAGE_PMEM: &str = "/dev/pmem0";
 
 /// Alignment of each layer on [`LAYER_DEVICE`], in bytes.
 pub const LAYER_ALIGNMENT: u64 = 4096;

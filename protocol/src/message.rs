@@ -2,13 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{TaskSpec, WindowSize};
+use crate::spec::{TaskSpec, UnpackSpec, WindowSize};
 
 /// What the runtime says to the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostMessage {
-    /// The task to run; the first message, sent once, after the agent's `Hello`.
+    /// The task to run. This or [`Self::Unpack`] is the guest's one job, sent once, after the agent's `Hello`.
     Run(Box<TaskSpec>),
+    /// The image to unpack.
+    Unpack(Box<UnpackSpec>),
     /// Send this signal (Linux x86-64 number) to the command. Before the command runs it is kept and sent at its start.
     Signal(i32),
     /// The caller's terminal changed its size.
@@ -29,21 +31,45 @@ pub enum AgentMessage {
     Phase(Phase),
     /// The command's `execve` succeeded: its first instruction is next.
     Started,
-    /// Something the user should know that does not stop the task, as one sentence.
+    /// Something the user should know that does not stop the job, as one sentence.
     Warning(String),
+    /// How far the unpacking is; at most about ten times a second.
+    Progress(UnpackProgress),
+    /// The image is unpacked and written; the last message.
+    Unpacked(UnpackReport),
     /// The command has ended; the last message, sent after its output was delivered.
     Exited(ExitStatus),
-    /// The command was never started; the last message.
+    /// The command was never started, or the image not unpacked; the last message.
     Failed(Failure),
 }
 
 /// Points on the agent's way to the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// The image's layers are unpacked and their digests were right.
-    Unpacked,
+    /// The command's root file system is mounted.
+    RootMounted,
     /// The command's file systems, user and limits are resolved; it is about to be created.
     Prepared,
+}
+
+/// How far the unpacking of an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpackProgress {
+    /// Bytes of the layers, as stored, that have been read.
+    pub read: u64,
+    /// Bytes of the unpacked image that have been written.
+    pub written: u64,
+}
+
+/// What was unpacked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpackReport {
+    /// The size of the EROFS image at the start of the output device, in bytes; a multiple of 4096.
+    pub image_size: u64,
+    /// Entries of all layers, whiteouts included.
+    pub entries: u64,
+    /// The digests of the uncompressed layers, the lowest first: the agent has computed them and found them as the image says.
+    pub diff_ids: Vec<String>,
 }
 
 /// How the command ended.
@@ -73,7 +99,7 @@ pub struct OutOfMemory {
     pub process: Option<String>,
 }
 
-/// Why a command could not be started.
+/// Why a command could not be started or an image not be unpacked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure it was; decides the exit code.

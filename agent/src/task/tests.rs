@@ -22,7 +22,7 @@ fn the_exit_code_and_both_outputs_come_back_apart() {
         kinds.as_slice(),
         [
             AgentMessage::Hello { version: protocol::VERSION, .. },
-            AgentMessage::Phase(Phase::Unpacked),
+            AgentMessage::Phase(Phase::RootMounted),
             AgentMessage::Phase(Phase::Prepared),
             AgentMessage::Started,
             AgentMessage::Exited(_)

@@ -16,12 +16,12 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use protocol::frame::{self, Decoder};
-use protocol::message::{AgentMessage, ExitHow, Failure, HostMessage};
+use protocol::message::{AgentMessage, ExitHow, Failure, HostMessage, UnpackProgress};
 use protocol::port;
-use protocol::spec::{Layer, Process, Stdio, TaskSpec, WindowSize};
+use protocol::spec::{Process, Stdio, TaskSpec, UnpackSpec, WindowSize};
 
 use crate::control::Control;
-use crate::task::{Guest, serve};
+use crate::task::{Guest, Unpacked, serve};
 use crate::vsock::Host;
 
 /// What a test waits at most for anything.
@@ -380,7 +380,11 @@ impl Drop for TestGuest {
 }
 
 impl Guest for TestGuest {
-    fn unpack(&self, _: &[Layer]) -> Result<Vec<String>, Failure> {
+    fn unpack(&self, _: &UnpackSpec, _: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
+        panic!("the tests here are of tasks")
+    }
+
+    fn mount_root(&self, _: &TaskSpec) -> Result<Vec<String>, Failure> {
         self.image.write(&self.root).unwrap();
         Ok(Vec::new())
     }
