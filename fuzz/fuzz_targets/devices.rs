@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::bus::BusDevice;
 use vmm::devices::virtio::VirtioDevice;
 use vmm::devices::virtio::blk::{Block, Extent};
+use vmm::devices::virtio::pmem::Pmem;
 use vmm::devices::virtio::slot::Slot;
 use vmm::devices::virtio::thread::DeviceThread;
 use vmm::devices::virtio::vsock::{Channel, Vsock};
@@ -20,17 +21,23 @@ const QUEUE_NOTIFY: u64 = 0x50;
 /// Where each queue's three parts are: the descriptors, the driver's and the device's ring.
 const QUEUES: u64 = 0x1000;
 
-fuzz_target!(|input: (bool, Vec<u8>, Vec<(u16, u32)>)| {
-    let (block, queues, accesses) = input;
+fuzz_target!(|input: (u8, Vec<u8>, Vec<(u16, u32)>)| {
+    let (device, queues, accesses) = input;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
     let _ = memory.write(&queues, GuestAddress(QUEUES));
     let (ours, theirs) = UnixStream::pair().expect("sockets");
-    let device: Box<dyn VirtioDevice> = if block {
-        let file = Arc::new(File::open("/dev/zero").expect("/dev/zero"));
-        let extents = vec![Extent { file, offset: 0, length: 5000 }];
-        Box::new(Block::new("fuzz", true, extents).expect("a device"))
-    } else {
-        Box::new(Vsock::new(3, vec![Channel { port: 1024, stream: theirs.into() }]))
+    let device: Box<dyn VirtioDevice> = match device % 4 {
+        0 => Box::new(Vsock::new(3, vec![Channel { port: 1024, stream: theirs.into() }])),
+        1 => {
+            let file = Arc::new(File::open("/dev/zero").expect("/dev/zero"));
+            Box::new(Block::new("fuzz", true, vec![Extent { file, offset: 0, length: 5000 }]).expect("a device"))
+        }
+        2 => {
+            let file = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+            let extents = vec![Extent { file: Arc::new(file), offset: 0, length: 1 << 20 }];
+            Box::new(Block::new("fuzz", false, extents).expect("a device"))
+        }
+        _ => Box::new(Pmem::new(GuestAddress(4 << 30), 2 << 20)),
     };
     let slot = Slot::new(device, memory).expect("a slot");
     let write = |offset: u64, value: u32| slot.transport.lock().expect("a lock").write(offset, &value.to_le_bytes());

@@ -1,8 +1,10 @@
 //! Boots a kernel and an initramfs in a microVM, with the kernel's log on standard error, and says how it ended.
 //!
 //! ```text
-//! cargo run -p vmm --example boot -- KERNEL INITRAMFS [--cpus N] [--memory MIB] [--block FILE] [-- WORD...]
+//! cargo run -p vmm --example boot -- KERNEL INITRAMFS [--cpus N] [--memory MIB] [--block FILE] [--disk FILE] [--pmem FILE] [-- WORD...]
 //! ```
+//!
+//! `--block` is a disk that can't be written, `--disk` one that can, `--pmem` persistent memory; each can be given again.
 
 use std::env;
 use std::fs::File;
@@ -13,11 +15,12 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use vmm::config::{BlockConfig, ExtentConfig, FdIndex, VmConfig, create_guest_memory};
+use vmm::config::{BlockConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
 use vmm::control::{self, VmmEvent};
 use vmm::end::EndReason;
 
-const USAGE: &str = "usage: boot KERNEL INITRAMFS [--cpus N] [--memory MIB] [--block FILE] [-- WORD...]";
+const USAGE: &str =
+    "usage: boot KERNEL INITRAMFS [--cpus N] [--memory MIB] [--block FILE] [--disk FILE] [--pmem FILE] [-- WORD...]";
 
 fn main() -> anyhow::Result<ExitCode> {
     let (config, descriptors) = launch(env::args().skip(1))?;
@@ -49,12 +52,18 @@ fn main() -> anyhow::Result<ExitCode> {
 /// The machine that the command line describes.
 fn launch(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<(VmConfig, Vec<OwnedFd>)> {
     let (mut vcpus, mut memory_mib, mut extra_command_line) = (1, 256, String::new());
-    let (mut files, mut blocks) = (Vec::new(), Vec::new());
+    let (mut files, mut blocks, mut pmems) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--cpus" => vcpus = arguments.next().context(USAGE)?.parse()?,
             "--memory" => memory_mib = arguments.next().context(USAGE)?.parse()?,
-            "--block" => blocks.push(open(&arguments.next().context(USAGE)?)?),
+            "--block" => blocks.push((open(&arguments.next().context(USAGE)?)?, true)),
+            "--disk" => {
+                let path = arguments.next().context(USAGE)?;
+                let disk = File::options().read(true).write(true).open(&path);
+                blocks.push((disk.with_context(|| format!("{path} can't be opened"))?, false));
+            }
+            "--pmem" => pmems.push(open(&arguments.next().context(USAGE)?)?),
             "--" => extra_command_line = arguments.by_ref().collect::<Vec<_>>().join(" "),
             path => files.push(open(path)?),
         }
@@ -79,10 +88,18 @@ fn launch(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<(VmConf
         blocks: blocks
             .into_iter()
             .enumerate()
-            .map(|(index, file)| {
+            .map(|(index, (file, read_only))| {
                 let length = file.metadata()?.len();
                 let extent = ExtentConfig { file: give(file.into()), offset: 0, length };
-                Ok(BlockConfig { id: format!("block{index}"), read_only: true, extents: vec![extent] })
+                Ok(BlockConfig { id: format!("block{index}"), read_only, extents: vec![extent] })
+            })
+            .collect::<io::Result<_>>()?,
+        pmems: pmems
+            .into_iter()
+            .enumerate()
+            .map(|(index, file)| {
+                let length = file.metadata()?.len();
+                Ok(PmemConfig { id: format!("pmem{index}"), file: give(file.into()), length })
             })
             .collect::<io::Result<_>>()?,
         channels: Vec::new(),

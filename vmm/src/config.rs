@@ -38,6 +38,8 @@ pub struct VmConfig {
     pub extra_command_line: String,
     /// Block devices, in the order in which the guest finds them (`/dev/vda`, …).
     pub blocks: Vec<BlockConfig>,
+    /// Persistent memory, in the order in which the guest finds it (`/dev/pmem0`, …).
+    pub pmems: Vec<PmemConfig>,
     /// Host ports that the guest can connect to over vsock.
     pub channels: Vec<ChannelConfig>,
 }
@@ -64,6 +66,21 @@ pub struct ExtentConfig {
     pub length: u64,
 }
 
+/// A file that the guest reads as memory, and can't write.
+///
+/// The runtime sees to it that nobody shortens the file while a microVM has it: a page that is gone ends the VMM when the
+/// guest touches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmemConfig {
+    /// A name for messages, as of a block device.
+    pub id: String,
+    /// The file: a regular one, open for reading.
+    pub file: FdIndex,
+    /// How much of the file, from its start, the guest sees, in bytes: a multiple of [`PMEM_ALIGNMENT`] that is no longer
+    /// than the file.
+    pub length: u64,
+}
+
 /// A host port on vsock, and the stream that its one connection is joined to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelConfig {
@@ -82,8 +99,15 @@ pub const MIN_MEMORY_MIB: u32 = 64;
 /// The most memory of a microVM, in MiB; what fits beside the hole in 39 bits of physical address, the fewest of any CPU.
 pub const MAX_MEMORY_MIB: u32 = 256 << 10;
 
-/// The most block devices: each has an interrupt line of its own, and vsock takes one of the 19 that are there.
-pub const MAX_BLOCKS: usize = 18;
+/// The most block devices and persistent memories together: each has an interrupt line of its own, and vsock takes one of
+/// the 19 that are there.
+pub const MAX_DEVICES: usize = 18;
+
+/// The most persistent memories.
+pub const MAX_PMEMS: usize = 4;
+
+/// The unit of a persistent memory's length, in bytes: what Linux maps at once, and takes as memory at once.
+pub const PMEM_ALIGNMENT: u64 = 2 << 20;
 
 /// The longest name of a block device, in bytes (virtio 1.2, section 5.2.6.1).
 pub const MAX_BLOCK_ID: usize = 20;
@@ -100,9 +124,25 @@ pub enum ConfigError {
     /// The size of the memory is out of range.
     #[error("A microVM has {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB of memory, not {0} MiB")]
     Memory(u32),
-    /// There are too many block devices.
-    #[error("A microVM has at most {MAX_BLOCKS} block devices, not {0}")]
-    Blocks(usize),
+    /// There are too many devices.
+    #[error("A microVM has at most {MAX_DEVICES} block devices and persistent memories, not {0}")]
+    Devices(usize),
+    /// There are too many persistent memories.
+    #[error("A microVM has at most {MAX_PMEMS} persistent memories, not {0}")]
+    Pmems(usize),
+    /// The name of a persistent memory is unusable or is used twice.
+    #[error(
+        "The name {0:?} of a persistent memory isn't 1 to {MAX_BLOCK_ID} printable ASCII characters, or is used twice"
+    )]
+    PmemId(String),
+    /// The length of a persistent memory is none that it can have.
+    #[error("Persistent memory {id:?} is {length} bytes long, which isn't a multiple of {PMEM_ALIGNMENT} above 0")]
+    PmemLength {
+        /// The device.
+        id: String,
+        /// Its length.
+        length: u64,
+    },
     /// The name of a block device is unusable or is used twice.
     #[error("The name {0:?} of a block device isn't 1 to {MAX_BLOCK_ID} printable ASCII characters, or is used twice")]
     BlockId(String),
@@ -140,7 +180,12 @@ impl VmConfig {
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));
         }
+        let devices = self.blocks.len().saturating_add(self.pmems.len());
+        if devices > MAX_DEVICES {
+            return Err(ConfigError::Devices(devices));
+        }
         self.validate_blocks()?;
+        self.validate_pmems()?;
         let mut ports = BTreeSet::new();
         if let Some(channel) = self.channels.iter().find(|channel| !ports.insert(channel.port)) {
             return Err(ConfigError::Port(channel.port));
@@ -149,13 +194,9 @@ impl VmConfig {
     }
 
     fn validate_blocks(&self) -> Result<(), ConfigError> {
-        if self.blocks.len() > MAX_BLOCKS {
-            return Err(ConfigError::Blocks(self.blocks.len()));
-        }
         let mut ids = BTreeSet::new();
         for block in &self.blocks {
-            let printable = block.id.bytes().all(|byte| byte.is_ascii_graphic());
-            if !printable || !(1..=MAX_BLOCK_ID).contains(&block.id.len()) || !ids.insert(&block.id) {
+            if !is_id(&block.id) || !ids.insert(&block.id) {
                 return Err(ConfigError::BlockId(block.id.clone()));
             }
             let overflows = |extent: &ExtentConfig| extent.offset.checked_add(extent.length).is_none();
@@ -167,10 +208,27 @@ impl VmConfig {
         Ok(())
     }
 
+    fn validate_pmems(&self) -> Result<(), ConfigError> {
+        if self.pmems.len() > MAX_PMEMS {
+            return Err(ConfigError::Pmems(self.pmems.len()));
+        }
+        let mut ids = BTreeSet::new();
+        for PmemConfig { id, length, .. } in &self.pmems {
+            if !is_id(id) || !ids.insert(id) {
+                return Err(ConfigError::PmemId(id.clone()));
+            }
+            if *length == 0 || !length.is_multiple_of(PMEM_ALIGNMENT) {
+                return Err(ConfigError::PmemLength { id: id.clone(), length: *length });
+            }
+        }
+        Ok(())
+    }
+
     /// Each descriptor has one use; only extents share files, among themselves.
     fn validate_descriptors(&self, count: usize) -> Result<(), ConfigError> {
         let singles = [self.kvm, self.memory, self.kernel, self.initramfs].into_iter().chain(self.console);
         let singles = singles.chain(self.channels.iter().map(|channel| channel.stream));
+        let singles = singles.chain(self.pmems.iter().map(|pmem| pmem.file));
         let extents = self.blocks.iter().flat_map(|block| &block.extents).map(|extent| extent.file);
         let mut used = BTreeSet::new();
         for FdIndex(index) in singles {
@@ -188,6 +246,11 @@ impl VmConfig {
         }
         (0..count).find(|index| !used.contains(index)).map_or(Ok(()), |index| Err(ConfigError::DescriptorUnused(index)))
     }
+}
+
+/// Whether a device can have this name.
+fn is_id(id: &str) -> bool {
+    (1..=MAX_BLOCK_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Creates the memory of a guest: a memfd of `mib` MiB of zeros that can't change its size any more, so that no holder
@@ -223,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    /// A description that is right with 7 descriptors.
+    /// A description that is right with 8 descriptors.
     fn config() -> VmConfig {
         let extent = |file, offset| ExtentConfig { file: FdIndex(file), offset, length: 1 };
         VmConfig {
@@ -240,6 +303,7 @@ mod tests {
                 read_only: true,
                 extents: vec![extent(6, 0), extent(6, 512)],
             }],
+            pmems: vec![PmemConfig { id: "image".into(), file: FdIndex(7), length: 4 << 20 }],
             channels: vec![ChannelConfig { port: 1024, stream: FdIndex(5) }],
         }
     }
@@ -248,7 +312,7 @@ mod tests {
     fn refusal(change: impl FnOnce(&mut VmConfig)) -> Option<ConfigError> {
         let mut config = config();
         change(&mut config);
-        config.validate(7).err()
+        config.validate(8).err()
     }
 
     #[test]
@@ -266,11 +330,13 @@ mod tests {
 
     #[test]
     fn a_description_that_lies_about_descriptors_is_refused() {
-        assert_eq!(config().validate(6), Err(ConfigError::NoDescriptor { index: 6, count: 6 }));
-        assert_eq!(config().validate(8), Err(ConfigError::DescriptorUnused(7)));
+        assert_eq!(config().validate(7), Err(ConfigError::NoDescriptor { index: 7, count: 7 }));
+        assert_eq!(config().validate(9), Err(ConfigError::DescriptorUnused(8)));
         assert_eq!(refusal(|config| config.kernel = FdIndex(3)), Some(ConfigError::DescriptorTwice(3)));
         assert_eq!(refusal(|config| config.kernel = FdIndex(6)), Some(ConfigError::DescriptorTwice(6)));
-        let far = ConfigError::NoDescriptor { index: usize::MAX, count: 7 };
+        let shared = |config: &mut VmConfig| config.pmems[0].file = FdIndex(6);
+        assert_eq!(refusal(shared), Some(ConfigError::DescriptorTwice(6)));
+        let far = ConfigError::NoDescriptor { index: usize::MAX, count: 8 };
         assert_eq!(refusal(|config| config.memory = FdIndex(usize::MAX)), Some(far));
     }
 
@@ -286,8 +352,21 @@ mod tests {
         assert_eq!(refusal(|config| config.blocks[0].extents[0].offset = u64::MAX), Some(error));
         let twice = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(), config.blocks[0].clone()];
         assert_eq!(refusal(twice), Some(ConfigError::BlockId("layers".into())));
-        let many = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(); 19];
-        assert_eq!(refusal(many), Some(ConfigError::Blocks(19)));
+        let many = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(); 18];
+        assert_eq!(refusal(many), Some(ConfigError::Devices(19)));
+    }
+
+    #[test]
+    fn persistent_memory_needs_a_name_and_whole_large_pages() {
+        assert_eq!(refusal(|config| config.pmems[0].id.clear()), Some(ConfigError::PmemId(String::new())));
+        let twice = |config: &mut VmConfig| config.pmems = vec![config.pmems[0].clone(), config.pmems[0].clone()];
+        assert_eq!(refusal(twice), Some(ConfigError::PmemId("image".into())));
+        for length in [0, 4096, (2 << 20) + 4096, u64::MAX] {
+            let error = ConfigError::PmemLength { id: "image".into(), length };
+            assert_eq!(refusal(|config| config.pmems[0].length = length), Some(error));
+        }
+        let many = |config: &mut VmConfig| config.pmems = vec![config.pmems[0].clone(); 5];
+        assert_eq!(refusal(many), Some(ConfigError::Pmems(5)));
     }
 
     #[test]

@@ -188,6 +188,7 @@ mod tests {
             console: None,
             extra_command_line: "x".repeat(extra),
             blocks: vec![],
+            pmems: vec![],
             channels: vec![],
         }
     }

@@ -19,7 +19,7 @@ pub enum EndReason {
         message: String,
     },
     /// A vCPU took a fault for which the guest had no handler left.
-    TripleFault,
+    TripleFault(TripleFault),
     /// KVM met an instruction that it cannot execute and that the VMM does not complete.
     EmulationFailure {
         /// The address of the instruction.
@@ -44,6 +44,40 @@ pub enum EndReason {
     },
 }
 
+/// Where a vCPU was when it took a triple fault, as far as KVM tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TripleFault {
+    /// The vCPU.
+    pub vcpu: u8,
+    /// The address of the instruction.
+    pub rip: u64,
+    /// CR0: the mode.
+    pub cr0: u64,
+    /// CR2: the last address whose access was refused.
+    pub cr2: u64,
+    /// CR3: the page tables.
+    pub cr3: u64,
+}
+
+impl TripleFault {
+    /// Whether these are the registers of a vCPU that KVM has reset since, as it does on AMD: they say nothing then.
+    fn is_reset(&self) -> bool {
+        const RESET_RIP: u64 = 0xfff0;
+        self.rip == RESET_RIP && self.cr3 == 0
+    }
+}
+
+impl fmt::Display for TripleFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vcpu, rip, cr0, cr2, cr3 } = self;
+        if self.is_reset() {
+            write!(f, "of vCPU {vcpu} (KVM has reset its registers)")
+        } else {
+            write!(f, "of vCPU {vcpu} at {rip:#x} (CR0 {cr0:#x}, CR2 {cr2:#x}, CR3 {cr3:#x})")
+        }
+    }
+}
+
 impl EndReason {
     /// A failure of the VMM: `error` and its causes as one sentence.
     #[must_use]
@@ -61,7 +95,7 @@ impl fmt::Display for EndReason {
             Self::Reset => write!(f, "The guest reset itself"),
             Self::Panic { message } if message.is_empty() => write!(f, "The guest's kernel panicked"),
             Self::Panic { message } => write!(f, "The guest's kernel panicked: {}", message.escape_debug()),
-            Self::TripleFault => write!(f, "The guest ended in a triple fault"),
+            Self::TripleFault(fault) => write!(f, "The guest ended in a triple fault {fault}"),
             Self::EmulationFailure { rip, bytes } => {
                 write!(f, "KVM can't execute the guest's instruction at {rip:#x} (bytes")?;
                 bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
@@ -84,6 +118,20 @@ mod tests {
         assert_eq!(
             reason.to_string(),
             "KVM can't execute the guest's instruction at 0xffffffff81000000 (bytes 0f ae 27)"
+        );
+    }
+
+    #[test]
+    fn a_triple_fault_says_where_unless_the_registers_are_reset() {
+        let fault = TripleFault { vcpu: 3, rip: 0x1234, cr0: 0x11, cr2: 0x8000, cr3: 0x9000 };
+        assert_eq!(
+            EndReason::TripleFault(fault).to_string(),
+            "The guest ended in a triple fault of vCPU 3 at 0x1234 (CR0 0x11, CR2 0x8000, CR3 0x9000)"
+        );
+        let fault = TripleFault { vcpu: 3, rip: 0xfff0, cr0: 0x6000_0010, ..TripleFault::default() };
+        assert_eq!(
+            EndReason::TripleFault(fault).to_string(),
+            "The guest ended in a triple fault of vCPU 3 (KVM has reset its registers)"
         );
     }
 

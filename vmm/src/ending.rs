@@ -63,7 +63,7 @@ mod tests {
         };
         assert!(!is_readable());
         ending.end(EndReason::Reset);
-        ending.end(EndReason::TripleFault);
+        ending.end(EndReason::PowerOff);
         assert_eq!(ending.reason(), Some(&EndReason::Reset));
         assert!(is_readable());
         assert!(is_readable());

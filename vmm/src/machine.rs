@@ -20,7 +20,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, BootError, CpuError};
@@ -33,12 +32,13 @@ use crate::devices::i8042::{self, I8042};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Block, Extent, LayoutError};
+use crate::devices::virtio::pmem::Pmem;
 use crate::devices::virtio::slot::Slot;
 use crate::devices::virtio::thread::DeviceThread;
 use crate::devices::virtio::vsock::{Channel, Vsock};
 use crate::end::EndReason;
 use crate::ending::Ending;
-use crate::memory::{self, MemoryError};
+use crate::memory::{self, Files, MemoryError};
 use crate::vcpu::{RunningVcpu, Shared, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
 
@@ -120,6 +120,16 @@ fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, Mac
     let ending = Arc::new(Ending::new()?);
     let memory = memory::map(descriptors.take(config.memory)?, config.memory_mib)?;
     let mut vm = Vm::new(descriptors.take(config.kvm)?, memory.clone())?;
+    let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
+    let mut devices = devices(config, &mut descriptors)?;
+    let mut files = Files::behind(&memory, processors.address_bits());
+    for pmem in &config.pmems {
+        let file = File::from(descriptors.take(pmem.file)?);
+        let start = files.place(&pmem.id, file, pmem.length)?;
+        devices.push(Box::new(Pmem::new(start, pmem.length)));
+    }
+    vm.add_files(files.finish()?)?;
+    let memory = vm.memory().clone();
 
     vm.add_ports(exit::BASE, exit::LENGTH, ExitPorts::new(Arc::clone(&ending)))?;
     vm.add_ports(i8042::PORT, i8042::LENGTH, I8042::new(Arc::clone(&ending)))?;
@@ -129,7 +139,7 @@ fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, Mac
         let console = File::from(descriptors.take(console)?);
         vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
     }
-    let slots = slots(config, &mut descriptors, &memory)?;
+    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
     for (index, slot) in slots.iter().enumerate() {
         vm.add_slot(index, slot)?;
     }
@@ -145,7 +155,6 @@ fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, Mac
     let mut initramfs = File::from(descriptors.take(config.initramfs)?);
     let entry = arch::load(&memory, config.vcpus, &mut kernel, &mut initramfs, &command_line.compose()?)?;
 
-    let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
     let fds = (0..config.vcpus).map(|index| {
         let fd = vm.create_vcpu(index)?;
         processors.set_up(&fd, index, entry)?;
@@ -158,12 +167,8 @@ fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, Mac
     Ok(Machine { ending, vm, slots, vcpus })
 }
 
-/// The virtio devices, each in its slot: vsock, then the block devices. Network and persistent memory go behind them.
-fn slots(
-    config: &VmConfig,
-    descriptors: &mut Descriptors,
-    memory: &GuestMemoryMmap,
-) -> Result<Vec<Slot>, MachineError> {
+/// The virtio devices in the order of their slots: vsock, then the block devices. Persistent memory goes behind them.
+fn devices(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let channels = config
         .channels
         .iter()
@@ -175,7 +180,7 @@ fn slots(
         let extents = extents(block, descriptors, &mut files)?;
         devices.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
     }
-    Ok(devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<_>>()?)
+    Ok(devices)
 }
 
 /// The extents of a block device; `files` are those that have been taken for this or an earlier one.

@@ -1,14 +1,24 @@
-//! Guest memory: the runtime's memfd, mapped shared into this process.
+//! Guest memory: the runtime's memfd, and files that the guest reads as memory, mapped shared into this process.
 //!
 //! The guest's physical memory starts at 0 and leaves out the hole below 4 GiB in which devices sit; what does not fit
 //! below the hole continues at 4 GiB. In the memfd both parts lie one behind the other.
+//!
+//! Files (persistent memory, [`crate::devices::virtio::pmem`]) follow at the next multiples of 1 GiB. They are mapped
+//! read-only: neither the guest nor this process can write them, and all microVMs with one file share its pages. A page
+//! of a mapping that its file no longer has is fatal for who touches it, so the runtime gives only files that never
+//! shrink; their length is checked here once.
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionCollectionError,
+    GuestRegionMmap, MmapRegion, VolatileSlice,
+};
 
 use crate::arch::layout;
 
@@ -29,6 +39,175 @@ pub enum MemoryError {
     /// It can't be mapped.
     #[error("The guest memory can't be mapped")]
     Map(#[from] vm_memory::mmap::FromRangesError),
+    /// A file for persistent memory is none that can be mapped.
+    #[error("The file of persistent memory {0:?} isn't a regular file")]
+    NotRegular(String),
+    /// A file for persistent memory is too short.
+    #[error("The file of persistent memory {id:?} is {actual} bytes long instead of at least {expected}")]
+    TooShort {
+        /// The device.
+        id: String,
+        /// What the description says.
+        expected: u64,
+        /// What the file has.
+        actual: u64,
+    },
+    /// There are no addresses left.
+    #[error(
+        "This CPU's physical addresses ({bits} bits) don't reach over persistent memory {id:?}, which would end at {end:#x}: use less memory"
+    )]
+    TooFar {
+        /// The device.
+        id: String,
+        /// Where it would end.
+        end: u64,
+        /// How many bits an address has.
+        bits: u8,
+    },
+    /// A file for persistent memory can't be mapped.
+    #[error("The file of persistent memory {id:?} can't be mapped")]
+    MapFile {
+        /// The device.
+        id: String,
+        /// The reason.
+        #[source]
+        source: MmapRegionError,
+    },
+    /// The mappings are in each other's way.
+    #[error("Persistent memory can't be placed")]
+    Place(#[from] GuestRegionCollectionError),
+}
+
+/// All that a guest sees as memory. Dereferences to what it may write; a device that reads what the guest points to looks
+/// into the files too ([`Self::readable_slices`]), and a device that writes can't hit them.
+#[derive(Clone, Debug)]
+pub struct GuestMemory {
+    ram: GuestMemoryMmap,
+    files: GuestMemoryMmap,
+}
+
+impl GuestMemory {
+    /// Memory, and files that can be read as such; the files come from [`Files::place`].
+    #[must_use]
+    pub fn new(ram: GuestMemoryMmap, files: GuestMemoryMmap) -> Self {
+        Self { ram, files }
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn files(&self) -> &GuestMemoryMmap {
+        &self.files
+    }
+
+    /// Adds the slices of a buffer that a device writes. `None` when it isn't memory, or a file.
+    pub fn writable_slices<'m>(
+        &'m self,
+        start: GuestAddress,
+        length: usize,
+        to: &mut Vec<VolatileSlice<'m>>,
+    ) -> Option<()> {
+        slices(&self.ram, start, length, to)
+    }
+
+    /// Adds the slices of a buffer that a device reads, for which a part of a file will do: a program can write a file
+    /// that it has mapped. `None` when it is neither.
+    pub fn readable_slices<'m>(
+        &'m self,
+        start: GuestAddress,
+        length: usize,
+        to: &mut Vec<VolatileSlice<'m>>,
+    ) -> Option<()> {
+        slices(&self.ram, start, length, to).or_else(|| slices(&self.files, start, length, to))
+    }
+}
+
+impl From<GuestMemoryMmap> for GuestMemory {
+    fn from(ram: GuestMemoryMmap) -> Self {
+        Self { ram, files: GuestMemoryMmap::default() }
+    }
+}
+
+impl Deref for GuestMemory {
+    type Target = GuestMemoryMmap;
+
+    fn deref(&self) -> &GuestMemoryMmap {
+        &self.ram
+    }
+}
+
+/// Adds the slices of a buffer in `memory` to `to`, or none of them.
+fn slices<'m>(
+    memory: &'m GuestMemoryMmap,
+    start: GuestAddress,
+    length: usize,
+    to: &mut Vec<VolatileSlice<'m>>,
+) -> Option<()> {
+    let before = to.len();
+    for slice in memory.get_slices(start, length) {
+        let Ok(slice) = slice else {
+            to.truncate(before);
+            return None;
+        };
+        to.push(slice);
+    }
+    Some(())
+}
+
+/// Files that a guest reads as memory, in the order of their addresses.
+#[derive(Debug)]
+pub struct Files {
+    /// Where the next file may start.
+    next: u64,
+    /// How many bits the CPU's physical addresses have.
+    address_bits: u8,
+    regions: Vec<GuestRegionMmap>,
+}
+
+impl Files {
+    /// Files behind `ram`, on a CPU with this many bits of physical address.
+    #[must_use]
+    pub fn behind(ram: &GuestMemoryMmap, address_bits: u8) -> Self {
+        let end = ram.last_addr().raw_value().saturating_add(1);
+        Self { next: end.max(layout::HOLE_END), address_bits, regions: Vec::new() }
+    }
+
+    /// Maps the first `length` bytes of `file` and says where the guest finds them.
+    ///
+    /// # Errors
+    /// When the file is not regular or too short, there are no addresses left, or it can't be mapped.
+    pub fn place(&mut self, id: &str, file: File, length: u64) -> Result<GuestAddress, MemoryError> {
+        let metadata = file.metadata().map_err(MemoryError::Size)?;
+        if !metadata.is_file() {
+            return Err(MemoryError::NotRegular(id.into()));
+        }
+        let too_short = || MemoryError::TooShort { id: id.into(), expected: length, actual: metadata.len() };
+        let size = usize::try_from(length).ok().filter(|_| metadata.len() >= length).ok_or_else(too_short)?;
+
+        let too_far = |end| MemoryError::TooFar { id: id.into(), end, bits: self.address_bits };
+        let start = self.next.checked_next_multiple_of(layout::FILE_ALIGNMENT).ok_or_else(|| too_far(u64::MAX))?;
+        let end = start.checked_add(length).ok_or_else(|| too_far(u64::MAX))?;
+        if end.checked_shr(self.address_bits.into()).unwrap_or(0) > 0 {
+            return Err(too_far(end));
+        }
+        let offset = Some(FileOffset::new(file, 0));
+        let mapping = MmapRegion::build(offset, size, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        let mapping = mapping.map_err(|source| MemoryError::MapFile { id: id.into(), source })?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(|| too_far(u64::MAX))?;
+        self.regions.push(region);
+        self.next = end;
+        Ok(GuestAddress(start))
+    }
+
+    /// The files that were placed.
+    ///
+    /// # Errors
+    /// When they overlap.
+    pub fn finish(self) -> Result<GuestMemoryMmap, MemoryError> {
+        if self.regions.is_empty() {
+            return Ok(GuestMemoryMmap::default());
+        }
+        Ok(GuestMemoryMmap::from_regions(self.regions)?)
+    }
 }
 
 /// Maps `mib` MiB of guest memory.
@@ -66,7 +245,8 @@ fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use vm_memory::{Bytes, GuestMemoryBackend};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use vm_memory::Bytes;
 
     use super::*;
     use crate::config::create_guest_memory;
@@ -90,6 +270,63 @@ mod tests {
         assert_eq!(&bytes, b"above");
         assert!(!memory.address_in_range(GuestAddress(3 << 30)));
         assert!(!memory.address_in_range(GuestAddress((4 << 30) + (1 << 20))));
+    }
+
+    /// A file of this length that begins with "image".
+    fn image(length: u64) -> File {
+        let file = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all_at(b"image", 0).unwrap();
+        file.set_len(length).unwrap();
+        file
+    }
+
+    fn ram(mib: u32) -> GuestMemoryMmap {
+        map(create_guest_memory(mib).unwrap(), mib).unwrap()
+    }
+
+    #[test]
+    fn files_follow_the_memory_at_whole_gibibytes() {
+        let mut files = Files::behind(&ram(64), 40);
+        assert_eq!(files.place("a", image(4 << 20), 2 << 20).unwrap(), GuestAddress(4 << 30));
+        assert_eq!(files.place("b", image(2 << 20), 2 << 20).unwrap(), GuestAddress(5 << 30));
+        let files = files.finish().unwrap();
+        let mut bytes = [0; 5];
+        files.read_slice(&mut bytes, GuestAddress(5 << 30)).unwrap();
+        assert_eq!(&bytes, b"image");
+        assert!(!files.address_in_range(GuestAddress((4 << 30) + (2 << 20))));
+
+        let mut files = Files::behind(&ram(3073), 40);
+        assert_eq!(files.place("a", image(2 << 20), 2 << 20).unwrap(), GuestAddress(5 << 30));
+        assert_eq!(Files::behind(&ram(64), 40).finish().unwrap().num_regions(), 0);
+    }
+
+    #[test]
+    fn files_that_cannot_be_memory_are_refused() {
+        let refusal = |bits, file, length| Files::behind(&ram(64), bits).place("a", file, length).unwrap_err();
+        let error = refusal(40, File::open("/dev/zero").unwrap(), 2 << 20);
+        assert!(matches!(error, MemoryError::NotRegular(_)), "{error}");
+        let error = refusal(40, image((2 << 20) - 1), 2 << 20);
+        assert!(matches!(error, MemoryError::TooShort { .. }), "{error}");
+        let error = refusal(32, image(2 << 20), 2 << 20);
+        assert!(matches!(error, MemoryError::TooFar { bits: 32, .. }), "{error}");
+        assert!(Files::behind(&ram(64), 33).place("a", image(2 << 20), 2 << 20).is_ok());
+    }
+
+    #[test]
+    fn a_device_reads_files_and_never_writes_them() {
+        let mut files = Files::behind(&ram(64), 40);
+        let start = files.place("a", image(2 << 20), 2 << 20).unwrap();
+        let memory = GuestMemory::new(ram(64), files.finish().unwrap());
+        let mut found = Vec::new();
+        assert_eq!(memory.readable_slices(start, 5, &mut found), Some(()));
+        let mut bytes = [0; 5];
+        assert_eq!(found[0].copy_to(&mut bytes), 5);
+        assert_eq!(&bytes, b"image");
+        found.clear();
+        assert_eq!(memory.writable_slices(start, 5, &mut found), None);
+        assert_eq!(memory.readable_slices(start.unchecked_add((2 << 20) - 4), 5, &mut found), None);
+        assert!(found.is_empty());
+        assert_eq!(memory.writable_slices(GuestAddress(0), 5, &mut found), Some(()));
     }
 
     #[test]

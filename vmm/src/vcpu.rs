@@ -5,13 +5,13 @@ use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::deprivileged::{self, Completion, CompletionError};
-use crate::end::EndReason;
+use crate::end::{EndReason, TripleFault};
 use crate::ending::Ending;
 use crate::exits::{self, Buses, Exit, ExitError};
+use crate::memory::GuestMemory;
 
 /// Why a vCPU failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum VcpuError {
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// Guest memory. Also keeps it mapped while a vCPU can run.
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestMemory,
     /// The devices.
     pub buses: Arc<Buses>,
     /// The end of the guest: a vCPU that ends it says so here, and all stop when it has come.
@@ -86,7 +86,7 @@ impl Vcpu {
     fn step(&mut self) -> Result<Option<EndReason>, VcpuError> {
         Ok(match exits::run(&mut self.fd, &self.shared.buses)? {
             Exit::Again => None,
-            Exit::TripleFault => Some(EndReason::TripleFault),
+            Exit::TripleFault => Some(self.triple_fault()?),
             Exit::PowerOff => Some(EndReason::PowerOff),
             Exit::Reset => Some(EndReason::Reset),
             Exit::Crash => Some(EndReason::Crash { rip: self.rip()? }),
@@ -106,6 +106,14 @@ impl Vcpu {
             Completion::GuestCrash => Some(EndReason::Crash { rip: self.rip()? }),
             Completion::NotUnderstood => Some(EndReason::EmulationFailure { rip: self.rip()?, bytes }),
         })
+    }
+
+    /// The state in which a vCPU took a triple fault. KVM on AMD has reset the vCPU by now; elsewhere it is as it was.
+    fn triple_fault(&self) -> Result<EndReason, VcpuError> {
+        let system = self.fd.get_sregs().map_err(VcpuError::Registers)?;
+        let fault =
+            TripleFault { vcpu: self.index, rip: self.rip()?, cr0: system.cr0, cr2: system.cr2, cr3: system.cr3 };
+        Ok(EndReason::TripleFault(fault))
     }
 
     fn rip(&self) -> Result<u64, VcpuError> {

@@ -1,17 +1,18 @@
 //! A VM of KVM: its memory, its buses, its interrupt lines.
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::{self, VmSetupError, layout};
 use crate::bus::{BusDevice, BusError};
 use crate::devices::virtio::slot::Slot;
 use crate::exits::Buses;
+use crate::memory::GuestMemory;
 
 /// Why there is no VM.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +32,15 @@ pub enum VmError {
     /// The architecture's part.
     #[error(transparent)]
     SetUp(#[from] VmSetupError),
-    /// The memory can't be found in this process.
-    #[error("The guest memory isn't mapped")]
-    Address(#[from] GuestMemoryError),
     /// KVM refuses the memory.
     #[error("KVM can't take the guest memory")]
     Memory(#[source] kvm_ioctls::Error),
+    /// KVM can't keep a guest from writing.
+    #[error("This host's KVM lacks ReadonlyMem, without which a microVM can't have persistent memory")]
+    NoReadOnlyMemory,
+    /// KVM refuses a file.
+    #[error("KVM can't take persistent memory")]
+    Files(#[source] kvm_ioctls::Error),
     /// KVM refuses an interrupt line.
     #[error("KVM can't connect interrupt line {gsi}")]
     Line {
@@ -60,13 +64,32 @@ pub enum VmError {
 /// Where a driver notifies a virtio device, in its window (`QueueNotify`; virtio 1.2, section 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 
+/// Whether the KVM behind this descriptor of `/dev/kvm` can give a guest memory that it only reads, so that it can have
+/// persistent memory.
+#[must_use]
+pub fn supports_pmem(kvm: BorrowedFd<'_>) -> bool {
+    kvm.try_clone_to_owned().is_ok_and(|kvm| open(kvm).is_ok_and(|kvm| kvm.check_extension(Cap::ReadonlyMem)))
+}
+
+/// KVM, if the descriptor is that.
+#[expect(unsafe_code, reason = "kvm-ioctls takes KVM's descriptor as a number")]
+fn open(kvm: OwnedFd) -> Result<Kvm, VmError> {
+    // SAFETY: the descriptor is open and nothing else owns it.
+    let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+    match u32::try_from(kvm.get_api_version()) {
+        Ok(kvm_bindings::KVM_API_VERSION) => Ok(kvm),
+        Ok(_) => Err(VmError::ApiVersion(kvm.get_api_version())),
+        Err(_) => Err(VmError::NotKvm),
+    }
+}
+
 /// A VM. `memory` stays mapped at least as long as the VM's descriptor is open here; vCPUs, which keep KVM's VM alive,
 /// hold the memory too. Dropping it disconnects the interrupt lines, also of vCPUs that still run.
 #[derive(Debug)]
 pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     /// The devices, until the vCPUs take them.
     pub buses: Buses,
 }
@@ -76,40 +99,52 @@ impl Vm {
     ///
     /// # Errors
     /// When KVM is missing, too old, or refuses.
-    #[expect(unsafe_code, reason = "kvm-ioctls takes KVM's descriptor as a number")]
-    pub fn new(kvm: OwnedFd, memory: GuestMemoryMmap) -> Result<Self, VmError> {
-        // SAFETY: the descriptor is open and nothing else owns it.
-        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
-        match u32::try_from(kvm.get_api_version()) {
-            Ok(kvm_bindings::KVM_API_VERSION) => {}
-            Ok(_) => return Err(VmError::ApiVersion(kvm.get_api_version())),
-            Err(_) => return Err(VmError::NotKvm),
-        }
+    pub fn new(kvm: OwnedFd, ram: GuestMemoryMmap) -> Result<Self, VmError> {
+        let kvm = open(kvm)?;
         let needed = [Cap::UserMemory, Cap::Irqfd];
         if let Some(missing) = needed.into_iter().find(|cap| !kvm.check_extension(*cap)) {
             return Err(VmError::Lacks(missing));
         }
         let fd = create(&kvm).map_err(VmError::Create)?;
         arch::set_up_vm(&fd)?;
-        let vm = Self { kvm, fd, memory, buses: Buses::default() };
-        vm.register_memory()?;
+        let vm = Self { kvm, fd, memory: ram.into(), buses: Buses::default() };
+        vm.register(&vm.memory, 0, 0).map_err(VmError::Memory)?;
         Ok(vm)
     }
 
+    /// Adds files that the guest can read and not write. A write of the guest's comes back as an access to an address
+    /// where no device is.
+    ///
+    /// # Errors
+    /// When KVM can't do that, or refuses them.
+    pub fn add_files(&mut self, files: GuestMemoryMmap) -> Result<(), VmError> {
+        if files.num_regions() > 0 && !self.kvm.check_extension(Cap::ReadonlyMem) {
+            return Err(VmError::NoReadOnlyMemory);
+        }
+        self.memory = GuestMemory::new((*self.memory).clone(), files);
+        let first = u32::try_from(self.memory.num_regions()).unwrap_or(u32::MAX);
+        self.register(self.memory.files(), first, KVM_MEM_READONLY).map_err(VmError::Files)
+    }
+
+    /// What the guest sees as memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
     #[expect(unsafe_code, reason = "KVM is given memory by its address")]
-    fn register_memory(&self) -> Result<(), VmError> {
-        for (slot, region) in (0_u32..).zip(self.memory.iter()) {
-            let host = self.memory.get_host_address(region.start_addr())?;
+    fn register(&self, memory: &GuestMemoryMmap, first: u32, flags: u32) -> Result<(), kvm_ioctls::Error> {
+        for (slot, region) in (first..).zip(memory.iter()) {
             let region = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: region.start_addr().raw_value(),
                 memory_size: region.len(),
-                userspace_addr: host.addr() as u64,
+                userspace_addr: region.as_ptr().addr() as u64,
             };
             // SAFETY: the region is mapped as long as `self.memory` or a clone of it exists (see `Vm`), it is memory that
             // no Rust reference points into, and regions of guest memory do not overlap.
-            unsafe { self.fd.set_user_memory_region(region) }.map_err(VmError::Memory)?;
+            unsafe { self.fd.set_user_memory_region(region) }?;
         }
         Ok(())
     }

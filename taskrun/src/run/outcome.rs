@@ -139,7 +139,7 @@ mod tests {
             (failed(FailureKind::Image), 125),
             (failed(FailureKind::Settings), 125),
             (failed(FailureKind::Internal), 125),
-            (Outcome::GuestEnded(EndReason::TripleFault), 125),
+            (Outcome::GuestEnded(EndReason::TripleFault(vmm::end::TripleFault::default())), 125),
             (Outcome::AgentFailed(String::new()), 125),
             (Outcome::Aborted(2), 130),
             (Outcome::Aborted(15), 143),

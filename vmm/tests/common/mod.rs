@@ -113,10 +113,17 @@ impl Launch {
             console: None,
             extra_command_line: String::new(),
             blocks: Vec::new(),
+            pmems: Vec::new(),
             channels: Vec::new(),
         };
         let memory = create_guest_memory(MEMORY_MIB).unwrap();
         Self { config, descriptors: vec![kvm(), memory, file(kernel), file(b"x")] }
+    }
+
+    /// Hands over a file.
+    pub fn give(&mut self, file: OwnedFd) -> FdIndex {
+        self.descriptors.push(file);
+        FdIndex(self.descriptors.len() - 1)
     }
 
     /// Starts the VMM and gives it the description.

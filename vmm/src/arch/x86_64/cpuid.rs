@@ -26,6 +26,9 @@ const TOPOLOGY: u32 = 0xb;
 const TOPOLOGY_V2: u32 = 0x1f;
 const TOPOLOGY_AMD: u32 = 0x8000_0026;
 
+/// The bits of a physical address on a CPU that doesn't say.
+const FEWEST_ADDRESS_BITS: u8 = 36;
+
 /// Level types in leaf 0xb, ECX bits 15:8.
 const SMT_LEVEL: u32 = 1 << 8;
 const CORE_LEVEL: u32 = 2 << 8;
@@ -50,6 +53,14 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: boo
         entries.extend(topology.levels());
     }
     entries
+}
+
+/// How many bits a guest-physical address has (leaf 0x8000_0008, EAX): as many as the CPU has, or as its nested page
+/// tables take where those are named and fewer.
+pub(super) fn address_bits(supported: &CpuId) -> u8 {
+    let entry = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+    let [physical, _, guest, _] = entry.map_or([FEWEST_ADDRESS_BITS, 0, 0, 0], |entry| entry.eax.to_le_bytes());
+    if guest == 0 { physical } else { physical.min(guest) }
 }
 
 /// The place of a vCPU among the others.

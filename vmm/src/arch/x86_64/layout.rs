@@ -9,7 +9,7 @@
 //! 0x0009_fc00  MP table; from here to 1 MiB the kernel is told of no memory
 //! 0x0010_0000  memory: the kernel where its ELF file says, the initramfs at the end below the hole
 //! 0xc000_0000  the hole: virtio slots from 0xd000_0000, IO-APIC, KVM's own pages, local APIC
-//! 0x1_0000_0000 the rest of the memory
+//! 0x1_0000_0000 the rest of the memory; behind it, at multiples of 1 GiB, files that are read as memory
 //! ```
 
 /// Start of the hole in memory.
@@ -17,6 +17,10 @@ pub const HOLE_START: u64 = 0xc000_0000;
 
 /// End of the hole in memory.
 pub const HOLE_END: u64 = 0x1_0000_0000;
+
+/// The alignment of a file that is read as memory: the largest page of the guest's linear map, and more than the
+/// 128 MiB in which Linux keeps its books of memory.
+pub const FILE_ALIGNMENT: u64 = 1 << 30;
 
 /// The GDT with which a guest starts.
 pub(super) const GDT: u64 = 0x500;
@@ -78,13 +82,13 @@ pub fn slot(index: usize) -> Option<(u64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::MAX_BLOCKS;
+    use crate::config::MAX_DEVICES;
 
     #[test]
-    fn there_is_a_slot_for_vsock_and_each_block_device_and_no_more() {
+    fn there_is_a_slot_for_vsock_and_each_other_device_and_no_more() {
         assert_eq!(slot(0), Some((0xd000_0000, 5)));
-        assert_eq!(slot(MAX_BLOCKS), Some((0xd001_2000, 23)));
-        assert_eq!(slot(MAX_BLOCKS + 1), None);
+        assert_eq!(slot(MAX_DEVICES), Some((0xd001_2000, 23)));
+        assert_eq!(slot(MAX_DEVICES + 1), None);
         assert_eq!(slot(usize::MAX), None);
     }
 }

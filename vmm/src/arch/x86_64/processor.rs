@@ -99,6 +99,12 @@ impl Processors {
         })
     }
 
+    /// How many bits the physical addresses of these CPUs have.
+    #[must_use]
+    pub fn address_bits(&self) -> u8 {
+        cpuid::address_bits(&self.supported)
+    }
+
     /// Prepares vCPU `index`; the first one to start at `entry`.
     ///
     /// # Errors

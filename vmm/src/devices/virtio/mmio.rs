@@ -16,7 +16,6 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::registers::{CONFIG_SPACE, Register};
@@ -24,6 +23,7 @@ use super::interrupt::Interrupt;
 use super::slot::SharedDevice;
 use super::{ActivationContext, lock};
 use crate::bus::BusDevice;
+use crate::memory::GuestMemory;
 
 mod registers;
 
@@ -39,7 +39,7 @@ const NO_SHARED_MEMORY: u32 = u32::MAX;
 /// The registers of a device.
 pub struct MmioTransport {
     device: SharedDevice,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     interrupt: Arc<Interrupt>,
     /// Wake the device thread for each queue, when the notification did not go through `KVM_IOEVENTFD`.
     kicks: Vec<EventFd>,
@@ -63,7 +63,7 @@ impl MmioTransport {
     /// The transport of `device`. `kicks` has an event per queue.
     pub(super) fn new(
         device: SharedDevice,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         interrupt: Arc<Interrupt>,
         kicks: Vec<EventFd>,
     ) -> Self {
@@ -191,7 +191,7 @@ impl MmioTransport {
         let memory = self.memory.clone();
         if let Some(slot) = self.queue_being_set_up() {
             slot.queue.set_ready(value == 1);
-            slot.ready = value == 1 && slot.queue.is_valid(&memory);
+            slot.ready = value == 1 && slot.queue.is_valid(&*memory);
             slot.queue.set_ready(slot.ready);
         }
     }

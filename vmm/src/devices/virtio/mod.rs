@@ -14,22 +14,23 @@
 //! - [`mmio`]: the registers that the guest sees; [`interrupt`]: how a device reaches the guest.
 //! - [`queue`]: virtqueues and descriptor chains, checked; [`iovec`]: system calls straight on guest memory.
 //! - [`slot`]: a device with its transport and descriptors; [`thread`]: the one thread that serves all slots.
-//! - [`blk`], [`vsock`]: the devices.
+//! - [`blk`], [`pmem`], [`vsock`]: the devices.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
 use self::interrupt::Interrupt;
 use self::sources::Sources;
+use crate::memory::GuestMemory;
 
 pub mod blk;
 pub mod interrupt;
 pub mod iovec;
 pub mod mmio;
+pub mod pmem;
 pub mod queue;
 pub mod slot;
 pub mod sources;
@@ -42,7 +43,7 @@ pub mod vsock;
 #[derive(Debug)]
 pub struct ActivationContext {
     /// Guest memory.
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestMemory,
     /// The queues, as many as [`VirtioDevice::queue_sizes`]. One that the driver did not set up is not ready.
     pub queues: Vec<Queue>,
     /// Tells the guest of used buffers.

@@ -1,6 +1,6 @@
 //! Virtqueues (virtio 1.2, section 2.7) as the devices use them: chains come out checked, as slices of guest memory.
 //!
-//! A chain that lies (it loops, leads out of guest memory, puts device-readable parts after writable ones, or is longer
+//! A chain that lies (it loops, leads out of guest memory, has a read-only file written, puts device-readable parts after writable ones, or is longer
 //! than the queue) comes out empty, so that a device refuses it the way it refuses one that is too short. A ring that
 //! lies is an error: nothing behind it can be trusted.
 
@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
+
+use crate::memory::GuestMemory;
 
 /// The feature bit `VIRTIO_F_EVENT_IDX`.
 pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -45,12 +47,12 @@ impl VirtQueue {
     ///
     /// # Errors
     /// When the driver broke the ring.
-    pub fn pop<'m>(&mut self, memory: &'m GuestMemoryMmap) -> Result<Option<Chain<'m>>, Error> {
+    pub fn pop<'m>(&mut self, memory: &'m GuestMemory) -> Result<Option<Chain<'m>>, Error> {
         if !self.queue.ready() {
             return Ok(None);
         }
         let longest = self.queue.size();
-        let next = self.queue.iter(memory)?.next();
+        let next = self.queue.iter(&**memory)?.next();
         Ok(next.map(|chain| {
             let head = chain.head_index();
             let (readable, writable) = collect(memory, chain, longest).unwrap_or_default();
@@ -118,7 +120,7 @@ type Parts<'m> = (Vec<VolatileSlice<'m>>, Vec<VolatileSlice<'m>>);
 
 /// The readable and the writable part of a chain, or `None` when it lies.
 fn collect<'m>(
-    memory: &'m GuestMemoryMmap,
+    memory: &'m GuestMemory,
     chain: DescriptorChain<&'m GuestMemoryMmap>,
     longest: u16,
 ) -> Option<Parts<'m>> {
@@ -129,9 +131,11 @@ fn collect<'m>(
         if place >= usize::from(longest) || (!descriptor.is_write_only() && !writable.is_empty()) {
             return None;
         }
-        let part = if descriptor.is_write_only() { &mut writable } else { &mut readable };
-        for slice in memory.get_slices(descriptor.addr(), usize::try_from(descriptor.len()).ok()?) {
-            part.push(slice.ok()?);
+        let (start, length) = (descriptor.addr(), usize::try_from(descriptor.len()).ok()?);
+        if descriptor.is_write_only() {
+            memory.writable_slices(start, length, &mut writable)?;
+        } else {
+            memory.readable_slices(start, length, &mut readable)?;
         }
         whole = !descriptor.has_next();
     }

@@ -5,12 +5,12 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::VirtioDevice;
 use super::interrupt::Interrupt;
 use super::mmio::MmioTransport;
+use crate::memory::GuestMemory;
 
 /// A device shared between its transport and the device thread.
 pub(super) type SharedDevice = Arc<Mutex<Box<dyn VirtioDevice>>>;
@@ -32,14 +32,14 @@ impl Slot {
     ///
     /// # Errors
     /// Those of creating event descriptors.
-    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestMemoryMmap) -> io::Result<Self> {
+    pub fn new(device: Box<dyn VirtioDevice>, memory: impl Into<GuestMemory>) -> io::Result<Self> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let interrupt = Arc::new(Interrupt::new(irq.try_clone()?));
         let new_event = |_: &u16| EventFd::new(EFD_NONBLOCK);
         let queue_events = device.queue_sizes().iter().map(new_event).collect::<io::Result<Vec<_>>>()?;
         let kicks = queue_events.iter().map(EventFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         let device: SharedDevice = Arc::new(Mutex::new(device));
-        let transport = MmioTransport::new(Arc::clone(&device), memory, Arc::clone(&interrupt), kicks);
+        let transport = MmioTransport::new(Arc::clone(&device), memory.into(), Arc::clone(&interrupt), kicks);
         Ok(Self { transport: Arc::new(Mutex::new(transport)), irq, queue_events, device, interrupt })
     }
 }

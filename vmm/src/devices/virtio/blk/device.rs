@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_blk as abi;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use vm_memory::{GuestMemoryMmap, VolatileSlice};
+use vm_memory::VolatileSlice;
 
 use super::extents::{Extent, Extents, LayoutError};
 use super::request::{Kind, Request, SECTOR, Status};
 use crate::devices::virtio::interrupt::Interrupt;
 use crate::devices::virtio::queue::{EVENT_IDX, INDIRECT_DESC, VirtQueue};
 use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
+use crate::memory::GuestMemory;
 
 /// The size of the queue, and so the longest chain.
 const QUEUE_SIZE: u16 = 256;
@@ -38,7 +39,7 @@ pub struct Block {
 /// What the device has while it is active.
 #[derive(Debug)]
 struct Active {
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     queue: VirtQueue,
     interrupt: Arc<Interrupt>,
 }

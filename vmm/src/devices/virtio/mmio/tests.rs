@@ -41,7 +41,7 @@ impl VirtioDevice for Fake {
         assert!(!self.0.active.swap(true, Ordering::SeqCst), "activated twice");
         assert_eq!(context.queues.len(), 2);
         let ready = context.queues.iter().filter(|queue| queue.ready());
-        assert!(ready.clone().all(|queue| queue.is_valid(&context.memory)));
+        assert!(ready.clone().all(|queue| queue.is_valid(&*context.memory)));
         self.0.ready_queues.store(u32::try_from(ready.count()).unwrap(), Ordering::SeqCst);
         self.0.features.store(u32::try_from(context.features & 0xffff_ffff).unwrap(), Ordering::SeqCst);
     }

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-use vm_memory::GuestMemoryMmap;
 
 use super::Channel;
 use super::mux::{Filled, Mux};
@@ -17,6 +16,7 @@ use crate::devices::virtio::interrupt::Interrupt;
 use crate::devices::virtio::queue::{Chain, EVENT_IDX, VirtQueue};
 use crate::devices::virtio::sources::Sources;
 use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
+use crate::memory::GuestMemory;
 
 /// The size of the rx and tx queues. Linux fills the rx queue with buffers of about 4 KiB.
 const QUEUE_SIZE: u16 = 256;
@@ -41,7 +41,7 @@ pub struct Vsock {
 /// What the device has while it is active.
 #[derive(Debug)]
 struct Active {
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     rx: VirtQueue,
     tx: VirtQueue,
     /// For `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, which a machine sends after it was restored from a snapshot. None is
