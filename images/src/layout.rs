@@ -37,7 +37,7 @@ fn top(files: &dyn Files) -> Result<Index, ImageError> {
 }
 
 /// What `manifest` describes.
-fn image(files: &dyn Files, digest: Digest, manifest: &Manifest) -> Result<Contents, ImageError> {
+pub(crate) fn image(files: &dyn Files, digest: Digest, manifest: &Manifest) -> Result<Contents, ImageError> {
     let place = || files.place().to_owned();
     if !matches!(Kind::of(&manifest.config.media_type), Kind::Config) {
         let problem = "so this is not the image of a container";
