@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
-use crate::document::{Configuration, ProcessConfiguration};
+use crate::document::{Configuration, Healthcheck, ProcessConfiguration};
 use crate::error::ImageError;
 use crate::files::Document;
 use crate::platform::Platform;
@@ -29,18 +29,23 @@ pub struct ImageConfig {
     pub exposed_ports: BTreeSet<String>,
     /// Directories for data that is not the image's.
     pub volumes: BTreeSet<String>,
+    /// How to find out whether the process is well. It is kept, and nothing is done with it yet.
+    pub healthcheck: Option<Healthcheck>,
+    /// When the image was made, as it says itself (RFC 3339).
+    pub created: Option<String>,
 }
 
 /// Reads an image's configuration: what it says, and the digests of its layers' contents.
 ///
 /// Fails when the image is for another platform than this machine's.
 pub(crate) fn read(document: &Document<'_>) -> Result<(ImageConfig, Vec<Digest>), ImageError> {
-    let Configuration { os, architecture, variant, config, rootfs } = document.parse()?;
+    let Configuration { os, architecture, variant, created, config, rootfs } = document.parse()?;
     let platform = Platform { os, architecture, variant };
     if !platform.fits() {
         return Err(ImageError::Platform { place: document.place.into(), offered: vec![platform] });
     }
-    let config = ImageConfig::from(config);
+    let created = Some(created).filter(|created| !created.is_empty());
+    let config = ImageConfig { created, ..ImageConfig::from(config) };
     if has_nul(&config) {
         return Err(document.contradiction("has a NUL character in a command, a path or a variable"));
     }
@@ -66,6 +71,8 @@ impl From<ProcessConfiguration> for ImageConfig {
             labels: config.labels,
             exposed_ports: config.exposed_ports.into_keys().collect(),
             volumes: config.volumes.into_keys().collect(),
+            healthcheck: config.healthcheck,
+            created: None,
         }
     }
 }
@@ -85,7 +92,9 @@ mod tests {
             r#"{{"architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z", "history": [],
             "config": {{"User": "1000:app", "Env": ["A=b", "EMPTY="], "Entrypoint": ["/e"], "Cmd": ["a", ""],
             "WorkingDir": "/w", "StopSignal": "SIGINT", "Labels": {{"k": "v"}}, "ExposedPorts": {{"80/tcp": {{}}}},
-            "Volumes": {{"/data": {{}}}}}}, "rootfs": {{"type": "layers", "diff_ids": ["{digest}"]}}}}"#
+            "Volumes": {{"/data": {{}}}},
+            "Healthcheck": {{"Test": ["CMD-SHELL", "true"], "Interval": 30000000000, "Timeout": null, "Retries": 3}}}},
+            "rootfs": {{"type": "layers", "diff_ids": ["{digest}"]}}}}"#
         );
         let (config, diff_ids) = parse(&json).unwrap();
         let expected = ImageConfig {
@@ -98,6 +107,13 @@ mod tests {
             labels: [("k".into(), "v".into())].into(),
             exposed_ports: ["80/tcp".into()].into(),
             volumes: ["/data".into()].into(),
+            healthcheck: Some(Healthcheck {
+                test: vec!["CMD-SHELL".into(), "true".into()],
+                interval: 30_000_000_000,
+                retries: 3,
+                ..Healthcheck::default()
+            }),
+            created: Some("2026-01-01T00:00:00Z".into()),
         };
         assert_eq!((config, diff_ids), (expected, vec![digest]));
     }

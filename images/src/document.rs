@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -89,6 +89,9 @@ pub struct Configuration {
     /// The level of the architecture.
     #[serde(default, deserialize_with = "null_is_default")]
     pub variant: String,
+    /// When it was made (RFC 3339).
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub created: String,
     /// What its process is like.
     #[serde(default, deserialize_with = "null_is_default")]
     pub config: ProcessConfiguration,
@@ -128,6 +131,33 @@ pub struct ProcessConfiguration {
     /// Directories for data that is not the image's.
     #[serde(deserialize_with = "null_is_default")]
     pub volumes: BTreeMap<String, IgnoredAny>,
+    /// How to find out whether the process is well.
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// How to find out whether a container's process is well: Docker's extension, which OCI images have too. Times are in
+/// nanoseconds; 0 means that the default holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `NONE`, `CMD` and a command, or `CMD-SHELL` and a line for the shell; empty to inherit it.
+    #[serde(deserialize_with = "null_is_default")]
+    pub test: Vec<String>,
+    /// The time between two checks.
+    #[serde(deserialize_with = "null_is_default")]
+    pub interval: i64,
+    /// The time after which a check has failed.
+    #[serde(deserialize_with = "null_is_default")]
+    pub timeout: i64,
+    /// The time that the process has to start, in which failures don't count.
+    #[serde(deserialize_with = "null_is_default")]
+    pub start_period: i64,
+    /// The time between two checks in that time.
+    #[serde(deserialize_with = "null_is_default")]
+    pub start_interval: i64,
+    /// How many failures in a row make it unwell.
+    #[serde(deserialize_with = "null_is_default")]
+    pub retries: i64,
 }
 
 /// What an image's file system is made of.

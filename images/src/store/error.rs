@@ -111,6 +111,12 @@ pub enum StoreError {
         /// The length in bytes.
         length: u64,
     },
+    /// A root file system in the store has another length than when it was stored.
+    #[error("The root file system {path} is damaged: `taskrun image verify --repair` removes it", path = .path.display())]
+    RootfsDamaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A layer's bytes are not those that its image names.
     #[error("The layer {expected} of the image is damaged: its content has the digest {actual}")]
     Layer {

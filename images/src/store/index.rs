@@ -68,24 +68,24 @@ impl Index {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.decide(|transaction| change(transaction).map(Ok::<T, StoreError>))?
+        self.decide(|transaction| change(transaction).map(Ok))
     }
 
     /// Makes a change that is on disk before the call returns, unless `change` decides against it.
-    pub(super) fn durable<T, E>(
+    pub(super) fn durable<T>(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, E>>,
-    ) -> Result<Result<T, E>, StoreError> {
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.synchronous("FULL")?;
         let result = self.decide(change);
         self.synchronous("NORMAL")?;
         result
     }
 
-    fn decide<T, E>(
+    fn decide<T>(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, E>>,
-    ) -> Result<Result<T, E>, StoreError> {
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let mut connection = self.connection();
         let run = || {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -93,7 +93,7 @@ impl Index {
             if result.is_ok() { transaction.commit() } else { transaction.rollback() }?;
             Ok(result)
         };
-        run().map_err(|source| explain(&self.path, source))
+        run().map_err(|source| explain(&self.path, source))?
     }
 
     fn synchronous(&self, value: &str) -> Result<(), StoreError> {

@@ -3,10 +3,17 @@
 mod blob;
 mod download;
 mod error;
+mod fingerprint;
 mod image;
 mod index;
+mod inspect;
+mod layers;
 mod lock;
+mod prune;
+mod remove;
 mod rootfs;
+mod save;
+mod verify;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -18,7 +25,12 @@ pub use self::download::{Download, Partial};
 pub use self::error::StoreError;
 pub use self::image::{NewImage, StoredImage};
 use self::index::Index;
-pub use self::rootfs::RootfsKey;
+pub use self::inspect::{Details, LayerDetails, RootfsState, Summary};
+pub use self::layers::verify_layers;
+pub use self::prune::PruneOptions;
+pub use self::remove::Removed;
+pub use self::rootfs::{BuildRootfs, Rootfs, RootfsBuild, RootfsKey};
+pub use self::verify::{Problem, VerifyReport};
 use crate::digest::Digest;
 
 /// The directories of the store.
