@@ -7,7 +7,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::VolatileSlice;
 
 use super::extents::{Extent, Extents, LayoutError};
-use super::request::{Kind, Request, SECTOR, Status};
+use super::request::{Kind, MAX_RANGES, Range, Ranges, Request, SECTOR, Status};
 use crate::devices::virtio::interrupt::Interrupt;
 use crate::devices::virtio::queue::{EVENT_IDX, INDIRECT_DESC, VirtQueue};
 use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
@@ -23,8 +23,10 @@ const BUDGET: usize = QUEUE_SIZE as usize;
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
 /// The smallest request without a read-modify-write, in logical blocks.
 const MIN_IO_SIZE: u16 = 1 << PHYSICAL_BLOCK_EXPONENT;
-/// The bytes of the configuration space up to the topology.
-const CONFIG_SIZE: usize = 32;
+/// The most sectors of a range that a request discards or zeroes: 1 GiB, of which a file system makes a hole at once.
+const MAX_RANGE_SECTORS: u32 = 1 << 21;
+/// The bytes of the configuration space up to what tells of zeroes.
+const CONFIG_SIZE: usize = 60;
 const ID_SIZE: usize = abi::VIRTIO_BLK_ID_BYTES as usize;
 
 /// A disk.
@@ -67,6 +69,13 @@ impl Block {
         put(20, &logical_block.to_le_bytes());
         put(24, &[PHYSICAL_BLOCK_EXPONENT, 0]);
         put(26, &MIN_IO_SIZE.to_le_bytes());
+        if !self.read_only {
+            let ranges = u32::try_from(MAX_RANGES).unwrap_or_default();
+            let alignment = u32::from(MIN_IO_SIZE);
+            // Discards, the alignment of what they free, and zeroes, which may free too.
+            let fields = [MAX_RANGE_SECTORS, ranges, alignment, MAX_RANGE_SECTORS, ranges, 1].map(u32::to_le_bytes);
+            put(36, fields.as_flattened());
+        }
         config
     }
 
@@ -113,6 +122,14 @@ impl Block {
             Kind::In { .. } | Kind::Out { .. } | Kind::Impossible => return Status::IoError,
             Kind::Flush if self.read_only => Ok(()),
             Kind::Flush => self.extents.flush(),
+            Kind::Discard { ranges } | Kind::WriteZeroes { ranges } if !self.read_only => {
+                let known = match kind {
+                    Kind::WriteZeroes { .. } => abi::VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+                    _ => 0,
+                };
+                return self.clear(ranges, known);
+            }
+            Kind::Discard { .. } | Kind::WriteZeroes { .. } => return Status::Unsupported,
             Kind::GetId { data } => {
                 iovec::copy_in(data, &self.id);
                 Ok(())
@@ -121,6 +138,28 @@ impl Block {
         };
         // What failed, the guest learns as an I/O error of its disk, as it would of a broken one.
         if done.is_ok() { Status::Ok } else { Status::IoError }
+    }
+
+    /// Makes ranges read as zeros and frees what they took. The space isn't promised to the guest in the first place, so
+    /// both requests are the same. Of the flags only those that are `known` may be set.
+    fn clear(&self, ranges: &Ranges, known: u32) -> Status {
+        let Some(ranges) = ranges else { return Status::IoError };
+        if ranges.iter().any(|range| range.flags & !known != 0) {
+            return Status::Unsupported;
+        }
+        let fits = |range: &Range| {
+            let end = range.position.checked_add(range.length);
+            range.length <= u64::from(MAX_RANGE_SECTORS).saturating_mul(SECTOR)
+                && end.is_some_and(|end| end <= self.extents.size())
+        };
+        if !ranges.iter().all(fits) {
+            return Status::IoError;
+        }
+        match ranges.iter().try_for_each(|range| self.extents.clear(range.position, range.length)) {
+            Ok(()) => Status::Ok,
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Status::Unsupported,
+            Err(_) => Status::IoError,
+        }
     }
 
     /// Whether the request is made of whole sectors, all of them on the disk.
@@ -139,9 +178,13 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.read_only { 1 << abi::VIRTIO_BLK_F_RO } else { 0 };
+        let access = if self.read_only {
+            1 << abi::VIRTIO_BLK_F_RO
+        } else {
+            1 << abi::VIRTIO_BLK_F_DISCARD | 1 << abi::VIRTIO_BLK_F_WRITE_ZEROES
+        };
         let sizes = 1 << abi::VIRTIO_BLK_F_SEG_MAX | 1 << abi::VIRTIO_BLK_F_BLK_SIZE | 1 << abi::VIRTIO_BLK_F_TOPOLOGY;
-        EVENT_IDX | INDIRECT_DESC | sizes | 1 << abi::VIRTIO_BLK_F_FLUSH | read_only
+        EVENT_IDX | INDIRECT_DESC | sizes | 1 << abi::VIRTIO_BLK_F_FLUSH | access
     }
 
     fn queue_sizes(&self) -> &[u16] {

@@ -7,6 +7,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use vm_memory::VolatileSlice;
 
 use crate::config::extent_layout;
@@ -103,6 +105,24 @@ impl Extents {
         })
     }
 
+    /// Makes `length` bytes from `position` on read as zeros, and frees what they took in the files. Gaps are zeros.
+    pub(super) fn clear(&self, position: u64, length: u64) -> io::Result<()> {
+        let end = position.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut at = position;
+        while at < end {
+            let (content, range) = self.content_at(at);
+            let stop = range.end.min(end);
+            if stop <= at {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            if let Content::File(file, offset) = content {
+                punch(file, offset, stop.saturating_sub(at))?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
     /// Makes what was written durable.
     pub(super) fn flush(&self) -> io::Result<()> {
         for (index, placed) in self.placed.iter().enumerate() {
@@ -178,6 +198,19 @@ fn completely(
         done = done.saturating_add(moved);
     }
     Ok(())
+}
+
+/// Makes a hole of a part of a file, whose length stays.
+fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let length = libc::off_t::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    loop {
+        match fallocate(file, mode, offset, length) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
 }
 
 fn zero(slice: &VolatileSlice<'_>) {

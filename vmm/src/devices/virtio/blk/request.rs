@@ -11,6 +11,22 @@ use crate::devices::virtio::queue::Chain;
 pub(super) const SECTOR: u64 = 512;
 /// The bytes of the header: type, reserved, sector.
 const HEADER: usize = 16;
+/// The bytes of a range that a request names: sector, number of sectors, flags.
+const RANGE: usize = 16;
+/// The most ranges in a request, as the configuration space says.
+pub(super) const MAX_RANGES: usize = 64;
+
+/// A part of the disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) position: u64,
+    pub(super) length: u64,
+    /// The flags that came with it.
+    pub(super) flags: u32,
+}
+
+/// The parts of the disk that a request names, or `None` when they are cut off, too many or behind 2^64.
+pub(super) type Ranges = Option<Vec<Range>>;
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -21,6 +37,10 @@ pub(super) enum Kind<'m> {
     Out { position: u64, data: Vec<VolatileSlice<'m>> },
     /// Make writes durable.
     Flush,
+    /// Forget what is in these ranges.
+    Discard { ranges: Ranges },
+    /// Make these ranges read as zeros.
+    WriteZeroes { ranges: Ranges },
     /// Tell the device's name.
     GetId { data: Vec<VolatileSlice<'m>> },
     /// Something that is not offered.
@@ -84,7 +104,30 @@ fn kind<'m>(header: [u8; HEADER], readable: &[VolatileSlice<'m>], writable: Vec<
         }
         (abi::VIRTIO_BLK_T_IN | abi::VIRTIO_BLK_T_OUT, None) => Kind::Impossible,
         (abi::VIRTIO_BLK_T_FLUSH, _) => Kind::Flush,
+        (abi::VIRTIO_BLK_T_DISCARD, _) => Kind::Discard { ranges: ranges(readable) },
+        (abi::VIRTIO_BLK_T_WRITE_ZEROES, _) => Kind::WriteZeroes { ranges: ranges(readable) },
         (abi::VIRTIO_BLK_T_GET_ID, _) => Kind::GetId { data: writable },
         _ => Kind::Unsupported,
     }
+}
+
+/// The ranges behind the header.
+fn ranges(readable: &[VolatileSlice<'_>]) -> Ranges {
+    let length = iovec::length(readable).checked_sub(HEADER)?;
+    if length == 0 || !length.is_multiple_of(RANGE) || length.div_euclid(RANGE) > MAX_RANGES {
+        return None;
+    }
+    let mut bytes = vec![0; length];
+    iovec::copy_out(&iovec::part(readable, HEADER, length), &mut bytes);
+    bytes.as_chunks().0.iter().map(range).collect()
+}
+
+fn range(bytes: &[u8; RANGE]) -> Option<Range> {
+    let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = *bytes;
+    let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
+    Some(Range {
+        position: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]).checked_mul(SECTOR)?,
+        length: u64::from(sectors).checked_mul(SECTOR)?,
+        flags: u32::from_le_bytes([f0, f1, f2, f3]),
+    })
 }

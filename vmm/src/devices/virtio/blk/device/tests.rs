@@ -71,6 +71,80 @@ fn the_configuration_tells_size_and_alignment() {
     assert_eq!(config[12..16], 254_u32.to_le_bytes());
     assert_eq!(config[20..24], 512_u32.to_le_bytes());
     assert_eq!(config[24..28], [3, 0, 8, 0]);
+    assert_eq!(config[32..], [0; 4]);
+}
+
+#[test]
+fn the_configuration_of_a_writable_disk_tells_what_can_be_discarded() {
+    let driver = start(false, vec![extent(&file(&pattern(4096)), 0, 4096)]);
+    let mut config = [0xaa; 62];
+    crate::bus::BusDevice::read(&mut *super::super::super::lock(&driver.slot.transport), 0x100, &mut config);
+    let fields = [1 << 21, 64, 8, 1 << 21, 64, 1].map(u32::to_le_bytes);
+    assert_eq!(&config[36..60], fields.as_flattened());
+}
+
+/// Discards or zeroes ranges, each of (sector, sectors, flags), and returns the status.
+fn clear(driver: &mut Driver, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
+    let mut bytes = Vec::new();
+    for (sector, sectors, flags) in ranges {
+        bytes.extend(sector.to_le_bytes());
+        bytes.extend([*sectors, *flags].map(u32::to_le_bytes).as_flattened());
+    }
+    driver.put(DATA, &bytes);
+    request(driver, kind, 0, &[readable(DATA, u32::try_from(bytes.len()).unwrap())]).0
+}
+
+#[test]
+fn what_is_discarded_reads_as_zeros_and_takes_no_space() {
+    use std::os::unix::fs::MetadataExt;
+    for (kind, flags) in
+        [(abi::VIRTIO_BLK_T_DISCARD, 0), (abi::VIRTIO_BLK_T_WRITE_ZEROES, 0), (abi::VIRTIO_BLK_T_WRITE_ZEROES, 1)]
+    {
+        let (one, other) = (file(&pattern(20480)), file(&pattern(20480)));
+        let blocks = [&one, &other].map(|file| file.metadata().unwrap().blocks());
+        let mut driver = start(false, vec![extent(&one, 0, 20480), extent(&other, 4096, 12000)]);
+        // Over the end of the first extent, then one sector alone.
+        assert_eq!(clear(&mut driver, kind, &[(16, 32, flags), (0, 1, flags)]), OK);
+        let mut want = pattern(20480);
+        want[8192..].fill(0);
+        want[..512].fill(0);
+        assert_eq!(read(&mut driver, 0, 20480), (OK, want));
+        let mut want = pattern(20480)[4096..16096].to_vec();
+        want[..4096].fill(0);
+        want.resize(12288, 0);
+        assert_eq!(read(&mut driver, 40, 12288), (OK, want));
+        let after = [&one, &other].map(|file| file.metadata().unwrap().blocks());
+        assert_eq!([one.metadata().unwrap().len(), other.metadata().unwrap().len()], [20480, 20480]);
+        assert_eq!(after, [blocks[0] - 24, blocks[1] - 8]);
+    }
+}
+
+#[test]
+fn discards_that_lie_change_nothing() {
+    let content = file(&pattern(8192));
+    let mut driver = start(false, vec![extent(&content, 0, 8192)]);
+    for kind in [abi::VIRTIO_BLK_T_DISCARD, abi::VIRTIO_BLK_T_WRITE_ZEROES] {
+        for range in [(0, 17, 0), (16, 1, 0), (u64::MAX, 1, 0), (u64::MAX / 512, 1, 0), (0, u32::MAX, 0)] {
+            assert_eq!(clear(&mut driver, kind, &[(0, 1, 0), range]), IO_ERROR, "{range:?}");
+        }
+        assert_eq!(clear(&mut driver, kind, &[(0, 1, 2)]), UNSUPPORTED);
+        assert_eq!(clear(&mut driver, kind, &[(0, 1, 0); 65]), IO_ERROR);
+        assert_eq!(request(&mut driver, kind, 0, &[readable(DATA, 15)]).0, IO_ERROR);
+        assert_eq!(request(&mut driver, kind, 0, &[]).0, IO_ERROR);
+    }
+    assert_eq!(clear(&mut driver, abi::VIRTIO_BLK_T_DISCARD, &[(0, 1, 1)]), UNSUPPORTED);
+    assert_eq!(read(&mut driver, 0, 8192), (OK, pattern(8192)));
+    let mut driver = start(true, vec![extent(&content, 0, 8192)]);
+    assert_eq!(clear(&mut driver, abi::VIRTIO_BLK_T_DISCARD, &[(0, 1, 0)]), UNSUPPORTED);
+    assert_eq!(read(&mut driver, 0, 8192), (OK, pattern(8192)));
+}
+
+#[test]
+fn a_file_that_can_have_no_holes_says_so() {
+    let pipe = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let mut driver = start(false, vec![extent(&Arc::new(pipe), 0, 8192)]);
+    let status = clear(&mut driver, abi::VIRTIO_BLK_T_DISCARD, &[(0, 1, 0)]);
+    assert!([UNSUPPORTED, IO_ERROR].contains(&status), "{status}");
 }
 
 #[test]
@@ -190,7 +264,7 @@ fn the_name_is_told_as_far_as_there_is_room() {
 #[test]
 fn what_is_not_offered_is_unsupported() {
     let mut driver = start(false, vec![extent(&file(&pattern(4096)), 0, 4096)]);
-    for kind in [abi::VIRTIO_BLK_T_DISCARD, abi::VIRTIO_BLK_T_WRITE_ZEROES, 2, 0xffff_ffff] {
+    for kind in [abi::VIRTIO_BLK_T_SECURE_ERASE, 2, 0xffff_ffff] {
         assert_eq!(request(&mut driver, kind, u64::MAX, &[]).0, UNSUPPORTED);
     }
 }
