@@ -8,7 +8,7 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 
 use common::{ENTRY, Launch, Vmm, file, kernel};
-use vmm::config::{BlockConfig, ExtentConfig, FdIndex, create_guest_memory};
+use vmm::config::{BlockConfig, ExtentConfig, FdIndex, PmemConfig, create_guest_memory};
 use vmm::end::EndReason;
 
 /// `hlt`: never reached.
@@ -120,6 +120,22 @@ fn a_description_that_lies_about_descriptors_is_refused() {
     let mut launch = Launch::code(CODE);
     launch.descriptors[1] = create_guest_memory(65).unwrap();
     assert_says(&refusal(launch), "68157440 bytes long instead of 67108864");
+}
+
+#[test]
+fn a_file_that_cannot_be_memory_is_refused() {
+    let refusal_of = |file: File, length| {
+        let mut launch = Launch::code(CODE);
+        let file = launch.give(file.into());
+        launch.config.pmems.push(PmemConfig { id: "image".into(), file, length });
+        refusal(launch)
+    };
+    assert_says(&refusal_of(file(b"short").into(), 2 << 20), r#""image" is 5 bytes long instead of at least 2097152"#);
+    assert_says(&refusal_of(File::open("/dev/zero").unwrap(), 2 << 20), "isn't a regular file");
+    assert_says(&refusal_of(file(b"").into(), 4096), "multiple of 2097152");
+    let far = File::from(file(b""));
+    far.set_len(1 << 52).unwrap();
+    assert_says(&refusal_of(far, 1 << 52), "physical addresses");
 }
 
 #[test]
