@@ -1,6 +1,11 @@
 //! What a guest finds at its ports and addresses.
 
-#![allow(clippy::panic, clippy::indexing_slicing, reason = "tests may stop at the first thing that is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may stop at the first thing that is wrong"
+)]
 
 mod common;
 

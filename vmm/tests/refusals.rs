@@ -1,6 +1,11 @@
 //! What can't be run is refused with a sentence that says why.
 
-#![allow(clippy::panic, clippy::indexing_slicing, reason = "tests may stop at the first thing that is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may stop at the first thing that is wrong"
+)]
 
 mod common;
 
