@@ -29,14 +29,15 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::Mode;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{chdir, chroot, mkdir, sync};
-use protocol::message::{AgentMessage, Failure, FailureKind, UnpackProgress};
+use protocol::message::{AgentMessage, Failure, FailureKind, UnpackProgress, UnpackReport};
 use protocol::spec::{TaskSpec, UnpackSpec};
-use protocol::{frame, port};
+use protocol::{LAYER_DEVICE, OUTPUT_DEVICE, frame, port};
 
 use crate::control::{Control, ControlError};
 use crate::failure::sentence;
 use crate::sys;
 use crate::task::{self, Guest, Unpacked};
+use crate::unpack::{Limits, unpack_to_device};
 use crate::vsock::{Host, VsockHost};
 
 /// Where the tmpfs is mounted that becomes the root; the initramfs has it.
@@ -99,13 +100,21 @@ fn serve() -> Result<(), InitError> {
 struct Machine;
 
 impl Guest for Machine {
-    fn unpack(&self, _: &UnpackSpec, _: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
-        Err(Failure { kind: FailureKind::Internal, message: "Images can't be unpacked yet".into() })
+    fn unpack(&self, spec: &UnpackSpec, progress: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
+        let limits = Limits::new(spec.limits, memory());
+        let (from, to) = (Path::new(LAYER_DEVICE), Path::new(OUTPUT_DEVICE));
+        let summary = unpack_to_device(from, &spec.layers, to, &limits, progress).map_err(|error| {
+            let kind = if error.is_image_fault() { FailureKind::Image } else { FailureKind::Internal };
+            Failure { kind, message: sentence(&error) }
+        })?;
+        let diff_ids = spec.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let report = UnpackReport { image_size: summary.image_size, entries: summary.entries, diff_ids };
+        Ok(Unpacked { report, warnings: summary.warnings })
     }
 
     fn mount_root(&self, _: &TaskSpec) -> Result<Vec<String>, Failure> {
-        let memory = sysinfo().map(|info| info.ram_total()).unwrap_or_default();
-        mount_image_root(memory).map_err(|error| Failure { kind: FailureKind::Internal, message: sentence(&error) })?;
+        mount_image_root(memory())
+            .map_err(|error| Failure { kind: FailureKind::Internal, message: sentence(&error) })?;
         Ok(Vec::new())
     }
 
@@ -116,6 +125,11 @@ impl Guest for Machine {
     fn cgroups(&self) -> &Path {
         Path::new(CGROUPS)
     }
+}
+
+/// The guest's memory, in bytes.
+fn memory() -> u64 {
+    sysinfo().map(|info| info.ram_total()).unwrap_or_default()
 }
 
 /// Mounts the agent's own file systems and makes them the root.

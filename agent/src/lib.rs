@@ -1,17 +1,19 @@
 //! The agent: PID 1 of a taskrun guest.
 //!
-//! It reaches the host over vsock, takes one task, unpacks the image, runs the command in a container of its own, passes
-//! its streams and signals on, reports how it ended, and powers the guest off.
+//! It reaches the host over vsock and takes one job. The job may be a task: it mounts the task's root, runs the command in a
+//! container of its own, passes its streams and signals on and reports how it ended. Or it is an image, which it unpacks from
+//! one block device to another. Then it powers the guest off.
 //!
 //! Two rules shape it. Everything in the image is hostile, so nothing here panics, follows a path out of the root file
 //! system or holds memory without bound. And a guest's kernel can be slow (a host whose KVM is deprivileged takes 0.3 ms
-//! for a system call and 0.25 s for a fork), so there is one thread, one `clone` and few system calls.
+//! for a system call and 0.25 s for a fork), so a task takes one thread, one `clone` and few system calls. Unpacking has
+//! three threads, since its work is in user mode.
 //!
 //! # Layout
 //! - [`init`]: what PID 1 owes the machine: its file systems, its console, power off.
 //! - [`vsock`], [`control`]: the connections to the host and the messages on one of them.
-//! - [`unpack`]: from layers to a root file system.
-//! - [`task`]: the story of a task, in order.
+//! - [`unpack`]: from layers to an EROFS image.
+//! - [`task`]: the story of a job, in order.
 //! - [`container`]: the command's namespaces, mounts, devices, user and limits.
 //! - [`stdio`]: its standard streams.
 //! - [`supervise`]: the loop from its start to its end.

@@ -28,8 +28,8 @@ struct Extensions {
 }
 
 /// A tar archive that is being read.
-pub struct Archive<'a> {
-    stream: Stream<'a>,
+pub struct Archive<'a, 's> {
+    stream: Stream<'a, 's>,
     /// What is left of the content of the current entry, and the padding behind it.
     content: u64,
     padding: u64,
@@ -37,9 +37,9 @@ pub struct Archive<'a> {
     name: Option<Vec<u8>>,
 }
 
-impl<'a> Archive<'a> {
+impl<'a, 's> Archive<'a, 's> {
     /// The archive in `stream`.
-    pub fn new(stream: Stream<'a>) -> Self {
+    pub fn new(stream: Stream<'a, 's>) -> Self {
         Self { stream, content: 0, padding: 0, name: None }
     }
 

@@ -1,48 +1,52 @@
-//! The memory through which layers flow: one huge page, where the kernel has them.
+//! The memory through which layers and images flow: huge pages, where the kernel has them.
 //!
 //! On hosts that execute guest kernel code in software a page fault costs milliseconds, and so does each separate page of
 //! a direct read. One huge page takes one fault and is one segment to the device.
 #![expect(unsafe_code, reason = "advice to the kernel is given by address")]
 
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// The size and alignment of the memory: that of a huge page.
-const HUGE_PAGE: usize = 2 << 20;
+/// The size of a [`Pages`], and its alignment where it can be had: that of a huge page.
+pub const SIZE: usize = 2 << 20;
 
-/// The size of each half, in bytes. Both start on a page.
-pub const HALF: usize = HUGE_PAGE / 2;
-
-/// Two buffers of [`HALF`] bytes.
+/// [`SIZE`] bytes of zeros at first, aligned for direct reads and writes.
 #[derive(Debug)]
-pub struct Buffers {
+pub struct Pages {
     /// Twice as large as needed, so that an aligned part lies in it. What is not used is never touched and costs nothing.
-    memory: Vec<u8>,
+    memory: Box<[u8]>,
+    start: usize,
 }
 
-impl Buffers {
-    /// Fresh buffers.
+impl Pages {
+    /// Fresh memory.
     pub fn new() -> Self {
-        let mut buffers = Self { memory: vec![0; HUGE_PAGE.saturating_mul(2)] };
-        let page = NonNull::from(buffers.page()).cast();
+        let memory = vec![0; SIZE.saturating_mul(2)].into_boxed_slice();
+        // `align_offset` may give up in theory; then any part serves, and O_DIRECT is not used.
+        let start = memory.as_ptr().align_offset(SIZE).min(SIZE);
+        let mut pages = Self { memory, start };
+        let address = NonNull::from(&mut *pages).cast();
         // SAFETY: the range is part of `memory`, and this advice does not change what is in it.
-        let advised = unsafe { madvise(page, HUGE_PAGE, MmapAdvise::MADV_HUGEPAGE) };
+        let advised = unsafe { madvise(address, SIZE, MmapAdvise::MADV_HUGEPAGE) };
         // A kernel without huge pages does it with small ones.
         let _ = advised;
-        buffers
+        pages
     }
+}
 
-    /// The two buffers.
-    pub fn split(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.page().split_at_mut(HALF)
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.memory.get(self.start..self.start.saturating_add(SIZE)).unwrap_or_default()
     }
+}
 
-    fn page(&mut self) -> &mut [u8] {
-        let start = self.memory.as_ptr().align_offset(HUGE_PAGE);
-        // `align_offset` may give up in theory; then any part serves, and reads fall back from O_DIRECT.
-        let start = start.min(HUGE_PAGE);
-        self.memory.get_mut(start..start.saturating_add(HUGE_PAGE)).unwrap_or_default()
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.start..self.start.saturating_add(SIZE)).unwrap_or_default()
     }
 }
 
@@ -51,10 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_halves_are_whole_and_aligned_for_direct_reads() {
-        let mut buffers = Buffers::new();
-        let (first, second) = buffers.split();
-        assert_eq!((first.len(), second.len()), (HALF, HALF));
-        assert_eq!((first.as_ptr().addr() % 4096, second.as_ptr().addr() % 4096), (0, 0));
+    fn pages_are_whole_and_aligned_for_direct_access() {
+        let pages = Pages::new();
+        assert_eq!((pages.len(), pages.as_ptr().addr() % SIZE), (SIZE, 0));
     }
 }

@@ -3,7 +3,7 @@
 //! As strict as the tools of the field. gzip may have any number of members; anything behind the last one is an error, as
 //! in Go's `compress/gzip` that umoci, podman and containerd use, except zero bytes, which some tools pad with and GNU gzip
 //! ignores. Zstandard may have any number of frames and skippable frames; anything else behind a frame, a frame that
-//! needs a dictionary, and a window over 128 MiB (the limit of the `zstd` command) are errors. Checksums inside the
+//! needs a dictionary, and a window over 128 MiB (the limit of the `zstd` command) or what memory allows are errors. Checksums inside the
 //! streams are verified. A blob without any member or frame is an error.
 
 use std::io::{self, BufRead, Read};
@@ -25,12 +25,16 @@ pub fn name(compression: Compression) -> &'static str {
     }
 }
 
-/// A reader of the uncompressed bytes of `source`.
-pub fn decoder<'a, R: BufRead + 'a>(compression: Compression, source: R) -> Box<dyn Read + 'a> {
+/// A reader of the uncompressed bytes of `source`. `zstd_window` is the most memory that a stream may ask for.
+pub fn decoder<'a, R: BufRead + 'a>(compression: Compression, source: R, zstd_window: u64) -> Box<dyn Read + 'a> {
     match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(Gzip { state: GzipState::Between(source), members: 0 }),
-        Compression::Zstd => Box::new(Zstd { source, decoder: new_zstd(), state: ZstdState::Between, frames: 0 }),
+        Compression::Zstd => {
+            let mut decoder = FrameDecoder::new();
+            decoder.set_max_window_size(zstd_window.min(ZSTD_WINDOW));
+            Box::new(Zstd { source, decoder, state: ZstdState::Between, frames: 0 })
+        }
     }
 }
 
@@ -113,12 +117,6 @@ enum ZstdState {
     Between,
     Frame,
     Ended,
-}
-
-fn new_zstd() -> FrameDecoder {
-    let mut decoder = FrameDecoder::new();
-    decoder.set_max_window_size(ZSTD_WINDOW);
-    decoder
 }
 
 impl<R: BufRead> Zstd<R> {

@@ -6,6 +6,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::path::escape;
+use crate::failure::sentence;
 
 /// Why an image could not be unpacked.
 ///
@@ -38,7 +39,7 @@ impl UnpackError {
     /// Whether the image is to blame, rather than the guest it is unpacked in.
     #[must_use]
     pub fn is_image_fault(&self) -> bool {
-        !matches!(self.cause, Cause::Device(_) | Cause::Write { .. } | Cause::Full { .. })
+        !matches!(self.cause, Cause::Device(_) | Cause::Output(_) | Cause::TooMuchMemory { .. })
     }
 }
 
@@ -122,39 +123,45 @@ pub enum Cause {
     /// A hard link leads to a directory.
     #[error("its hard link target {} is a directory", escape(.0))]
     LinkTargetDirectory(Vec<u8>),
-    /// The file system refused an operation.
-    #[error("{action} failed: {errno}", errno = .errno.desc())]
-    Write {
-        /// What was tried.
-        action: &'static str,
-        /// What the kernel said.
-        errno: Errno,
+    /// The output device failed.
+    #[error("the unpacked image can't be written: {0}")]
+    Output(io::Error),
+    /// The image grows too large.
+    #[error("the unpacked image would be larger than {limit} bytes")]
+    ImageTooLarge {
+        /// The limit.
+        limit: u64,
     },
-    /// The file system refused an extended attribute.
+    /// An image cannot hold this.
+    #[error("{}", sentence(.0))]
+    Image(erofs::Error),
+    /// Names and metadata are too large.
+    #[error("its names and attributes take more than the {} MiB of memory that unpacking has for them", .limit >> 20)]
+    TooMuchMemory {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// An extended attribute that Linux would refuse.
     #[error("its extended attribute {} can't be set: {errno}", escape(.name), errno = .errno.desc())]
     Xattr {
         /// The attribute.
         name: Vec<u8>,
-        /// What the kernel said.
+        /// What Linux would say.
         errno: Errno,
-    },
-    /// The file system is full.
-    #[error("the image does not fit in the task's memory; give it more with --memory")]
-    Full {
-        /// What was tried.
-        action: &'static str,
     },
 }
 
-impl Cause {
-    /// The error of a system call that changes the target.
-    pub fn write(action: &'static str) -> impl Fn(Errno) -> Self {
-        move |errno| match errno {
-            Errno::ENOSPC | Errno::EDQUOT | Errno::ENOMEM => Self::Full { action },
-            errno => Self::Write { action, errno },
+impl From<erofs::Error> for Cause {
+    fn from(error: erofs::Error) -> Self {
+        match error {
+            erofs::Error::Output { source, .. } => Self::Output(source),
+            erofs::Error::Full { limit } => Self::ImageTooLarge { limit },
+            other => Self::Image(other),
         }
     }
+}
 
+impl Cause {
     /// Whether damaged bytes could have caused this, so that a wrong blob digest is the better explanation.
     pub fn may_be_damage(&self) -> bool {
         !matches!(
@@ -163,8 +170,7 @@ impl Cause {
                 | Self::DeviceTooShort { .. }
                 | Self::DigestFormat(_)
                 | Self::Digest { .. }
-                | Self::Write { .. }
-                | Self::Full { .. }
+                | Self::Output(_)
         )
     }
 }

@@ -1,6 +1,8 @@
 //! Bounds on what an image may make the agent do, so that a hostile archive ends in a sentence and not in a guest
 //! without memory or time.
 
+use protocol::spec::UnpackLimits;
+
 use super::error::Cause;
 
 /// The longest name of a file, in bytes: Linux's `NAME_MAX`.
@@ -19,6 +21,12 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of the uncompressed archives.
     pub bytes: u64,
+    /// Bytes of the image.
+    pub image_bytes: u64,
+    /// Bytes of memory for names and metadata.
+    pub memory: u64,
+    /// Bytes of memory for the window of a Zstandard stream.
+    pub zstd_window: u64,
     /// Length of a path inside the image, in bytes.
     pub path_length: usize,
     /// Components of a path inside the image.
@@ -27,11 +35,27 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 2 << 20, bytes: 64 << 30, path_length: 4000, path_depth: 1000 }
+        Self {
+            entries: 2 << 20,
+            bytes: 64 << 30,
+            image_bytes: 64 << 30,
+            memory: 4 << 30,
+            zstd_window: 128 << 20,
+            path_length: 4000,
+            path_depth: 1000,
+        }
     }
 }
 
 impl Limits {
+    /// What the host sets, in a guest with `memory` bytes: half of them may hold names and metadata, a quarter the window
+    /// of a decoder. The rest is the kernel's and for what flows through.
+    #[must_use]
+    pub fn new(limits: UnpackLimits, memory: u64) -> Self {
+        let UnpackLimits { entries, bytes, image_bytes } = limits;
+        Self { entries, bytes, image_bytes, memory: memory / 2, zstd_window: memory / 4, ..Self::default() }
+    }
+
     /// Checks the length in bytes and the number of components of a path.
     pub(super) fn check_path(&self, length: usize, depth: usize) -> Result<(), Cause> {
         if length > self.path_length {
@@ -66,6 +90,12 @@ impl Allowance {
     /// Takes `count` bytes of an uncompressed archive.
     pub fn take_bytes(&mut self, count: usize) -> Result<(), Cause> {
         self.left = self.left.checked_sub(count as u64).ok_or(Cause::TooManyBytes { limit: self.limit })?;
+        Ok(())
+    }
+
+    /// Takes `count` bytes of memory.
+    pub fn take_memory(&mut self, count: u64) -> Result<(), Cause> {
+        self.left = self.left.checked_sub(count).ok_or(Cause::TooMuchMemory { limit: self.limit })?;
         Ok(())
     }
 }

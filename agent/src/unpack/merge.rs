@@ -14,7 +14,7 @@ use super::entry::{Entry, Kind, Metadata, Node};
 use super::error::Cause;
 use super::limits::{Allowance, Limits, TARGET_MAX};
 use super::path;
-use super::tree::{Directory, NodeId, NodeKind, Place, ROOT, Tree};
+use super::tree::{NodeId, NodeKind, Place, ROOT, Tree};
 use super::whiteout::Whiteout;
 
 /// Where the content of files comes from.
@@ -23,7 +23,7 @@ pub trait Content {
     fn lend(&mut self) -> Result<&[u8], Cause>;
 }
 
-impl Content for Archive<'_> {
+impl Content for Archive<'_, '_> {
     fn lend(&mut self) -> Result<&[u8], Cause> {
         self.content()
     }
@@ -32,8 +32,10 @@ impl Content for Archive<'_> {
 /// Where the merged files go. Each call comes when the tree has the node already; names are free and parents made
 /// before.
 pub trait Sink {
-    /// Makes a directory. Its metadata may still change; the tree has it at [`Self::finish`].
-    fn directory(&mut self, tree: &Tree, id: NodeId) -> Result<(), Cause>;
+    /// Makes a directory.
+    fn directory(&mut self, tree: &Tree, id: NodeId, metadata: &Metadata) -> Result<(), Cause>;
+    /// Gives a directory other metadata.
+    fn change(&mut self, tree: &Tree, id: NodeId, metadata: &Metadata) -> Result<(), Cause>;
     /// Makes a regular file.
     fn file(&mut self, tree: &Tree, id: NodeId, metadata: &Metadata, content: &mut dyn Content) -> Result<(), Cause>;
     /// Makes a symbolic link.
@@ -44,8 +46,6 @@ pub trait Sink {
     fn link(&mut self, tree: &Tree, id: NodeId, target: NodeId) -> Result<(), Cause>;
     /// Removes a node. What was under it has been removed before.
     fn remove(&mut self, tree: &Tree, id: NodeId) -> Result<(), Cause>;
-    /// All layers are merged: gives every directory its metadata.
-    fn finish(&mut self, tree: &Tree) -> Result<(), Cause>;
 }
 
 /// The tree so far, and the sink that holds its files.
@@ -54,6 +54,7 @@ pub struct Merger<S> {
     tree: Tree,
     sink: S,
     entries: Allowance,
+    memory: Allowance,
     limits: Limits,
     layer: usize,
 }
@@ -61,8 +62,8 @@ pub struct Merger<S> {
 impl<S: Sink> Merger<S> {
     /// An empty tree over an empty sink.
     pub fn new(sink: S, limits: &Limits) -> Self {
-        let entries = Allowance::new(limits.entries);
-        Self { tree: Tree::new(), sink, entries, limits: limits.clone(), layer: 0 }
+        let (entries, memory) = (Allowance::new(limits.entries), Allowance::new(limits.memory));
+        Self { tree: Tree::new(), sink, entries, memory, limits: limits.clone(), layer: 0 }
     }
 
     /// The entries that follow belong to the next layer.
@@ -73,6 +74,7 @@ impl<S: Sink> Merger<S> {
     /// Merges an entry. `content` is its content.
     pub fn entry(&mut self, entry: &Entry, content: &mut dyn Content) -> Result<(), Cause> {
         self.entries.take_entry()?;
+        self.memory.take_memory(cost(entry))?;
         let components = path::clean(&entry.path)?;
         if let Some(whiteout) = Whiteout::new(&components)? {
             return self.hide(&components, &whiteout);
@@ -84,12 +86,9 @@ impl<S: Sink> Merger<S> {
         let Some((name, parents)) = components.split_last() else { return self.root(entry) };
         let parent = self.make_directories(parents)?;
         let existing = self.tree.child(parent, name);
-        if let (Some(id), Kind::Directory) = (existing, &entry.kind)
-            && let Some(directory) = self.tree.directory_mut(id)
-        {
-            directory.metadata = entry.metadata.clone();
+        if let Some(id) = existing.filter(|id| entry.kind == Kind::Directory && self.tree.directory(*id).is_some()) {
             self.tree.touch(id, self.layer);
-            return Ok(());
+            return self.sink.change(&self.tree, id, &entry.metadata);
         }
         if let Some(id) = existing {
             self.remove(id)?;
@@ -98,19 +97,15 @@ impl<S: Sink> Merger<S> {
     }
 
     /// Ends the merge.
-    pub fn finish(mut self) -> Result<S, Cause> {
-        self.sink.finish(&self.tree)?;
-        Ok(self.sink)
+    pub fn finish(self) -> S {
+        self.sink
     }
 
     fn root(&mut self, entry: &Entry) -> Result<(), Cause> {
         if entry.kind != Kind::Directory {
             return Err(Cause::Path("the image's root can only be a directory"));
         }
-        if let Some(root) = self.tree.directory_mut(ROOT) {
-            root.metadata = entry.metadata.clone();
-        }
-        Ok(())
+        self.sink.change(&self.tree, ROOT, &entry.metadata)
     }
 
     fn hide(&mut self, components: &[&[u8]], whiteout: &Whiteout<'_>) -> Result<(), Cause> {
@@ -131,22 +126,22 @@ impl<S: Sink> Merger<S> {
         }
         missing.iter().try_fold(directory, |parent, name| {
             self.entries.take_entry()?;
+            self.memory.take_memory(node_cost(name.len()))?;
             path::check_component(name)?;
-            self.make_directory(parent, name, Metadata::implied())
+            self.make_directory(parent, name, &Metadata::implied())
         })
     }
 
-    fn make_directory(&mut self, parent: NodeId, name: &[u8], metadata: Metadata) -> Result<NodeId, Cause> {
-        let kind = NodeKind::Directory(Box::new(Directory::new(metadata)));
-        let id = self.insert(parent, name, kind)?;
-        self.sink.directory(&self.tree, id)?;
+    fn make_directory(&mut self, parent: NodeId, name: &[u8], metadata: &Metadata) -> Result<NodeId, Cause> {
+        let id = self.insert(parent, name, NodeKind::Directory(Box::default()))?;
+        self.sink.directory(&self.tree, id, metadata)?;
         Ok(id)
     }
 
     fn create(&mut self, parent: NodeId, name: &[u8], entry: &Entry, content: &mut dyn Content) -> Result<(), Cause> {
         let metadata = &entry.metadata;
         match &entry.kind {
-            Kind::Directory => self.make_directory(parent, name, metadata.clone()).map(|_| ()),
+            Kind::Directory => self.make_directory(parent, name, metadata).map(|_| ()),
             Kind::File => {
                 let id = self.insert(parent, name, NodeKind::Other)?;
                 self.sink.file(&self.tree, id, metadata, content)
@@ -205,6 +200,24 @@ impl<S: Sink> Merger<S> {
         }
         Ok(())
     }
+}
+
+/// The memory that a node takes at most besides its texts: here, in the image's metadata, and while that is written.
+const BYTES_PER_NODE: u64 = 512;
+
+/// The memory that a node takes whose name has `name` bytes.
+fn node_cost(name: usize) -> u64 {
+    // The tree has it twice and the image once.
+    BYTES_PER_NODE.saturating_add((name as u64).saturating_mul(3))
+}
+
+/// The memory that an entry takes.
+fn cost(entry: &Entry) -> u64 {
+    let name = entry.path.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty()).unwrap_or_default();
+    let text = if let Kind::Symlink(text) = &entry.kind { text.len() } else { 0 };
+    let attributes = entry.metadata.xattrs.iter().map(|(name, value)| name.len().saturating_add(value.len()) as u64);
+    let attributes = attributes.fold(0, |sum: u64, length| sum.saturating_add(length).saturating_add(64));
+    node_cost(name.len()).saturating_add((text as u64).saturating_mul(2)).saturating_add(attributes)
 }
 
 /// Checks that Linux can hold a symbolic link with this text.

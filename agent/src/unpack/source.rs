@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::digest::Verifier;
 use super::error::Cause;
@@ -74,6 +75,8 @@ pub struct Source<'a> {
     end: usize,
     verifier: Option<Verifier>,
     failure: Option<Cause>,
+    /// Counts what has been read.
+    read: &'a AtomicU64,
 }
 
 /// Where a layer is on the device.
@@ -86,10 +89,17 @@ pub struct Extent {
 }
 
 impl<'a> Source<'a> {
-    /// The bytes of an extent. `buffer` is aligned to [`ALIGNMENT`], in memory and in length; `verifier` gets all bytes.
-    pub fn new(device: &'a mut Device, buffer: &'a mut [u8], extent: Extent, verifier: Option<Verifier>) -> Self {
+    /// The bytes of an extent. `buffer` is aligned to [`ALIGNMENT`], in memory and in length; `verifier` gets all bytes,
+    /// `read` is told their number.
+    pub fn new(
+        device: &'a mut Device,
+        buffer: &'a mut [u8],
+        extent: Extent,
+        verifier: Option<Verifier>,
+        read: &'a AtomicU64,
+    ) -> Self {
         let Extent { offset, length } = extent;
-        Self { device, buffer, offset, remaining: length, start: 0, end: 0, verifier, failure: None }
+        Self { device, buffer, offset, remaining: length, start: 0, end: 0, verifier, failure: None, read }
     }
 
     /// Reads what is left and checks the digest.
@@ -123,6 +133,7 @@ impl<'a> Source<'a> {
         self.offset = self.offset.saturating_add(got as u64);
         self.remaining = self.remaining.saturating_sub(got as u64);
         (self.start, self.end) = (0, got);
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
         Ok(())
     }
 }

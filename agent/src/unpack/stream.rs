@@ -1,65 +1,61 @@
-//! The uncompressed tar stream: a buffer from which blocks and file contents are lent without copying, hashed as it
-//! fills.
+//! The uncompressed tar stream of a layer: blocks and file contents are lent from the chunks without copying, hashed as they
+//! come.
 //!
-//! Invariant: every byte that the reader gives passes the verifier exactly once, if there is one, and is counted against
-//! the limit.
-
-use std::io::{self, Read};
+//! Invariant: every byte of a chunk passes the verifier exactly once, if there is one, and is counted against the limit.
 
 use super::digest::Verifier;
 use super::error::Cause;
+use super::feed::{Chunk, Feed};
 use super::limits::Allowance;
 
 /// The unit of a tar archive, in bytes.
 pub const BLOCK: usize = 512;
 
 /// A tar stream that is being read.
-pub struct Stream<'a> {
-    reader: Box<dyn Read + 'a>,
-    /// The name of the format that `reader` decodes, for errors.
-    format: &'static str,
-    /// Large, so that most files are written with one system call.
-    buffer: &'a mut [u8],
+pub struct Stream<'a, 's> {
+    feed: &'a mut Feed<'s>,
+    chunk: Option<Chunk>,
+    /// How much of the chunk has been lent.
     start: usize,
-    end: usize,
     verifier: Option<Verifier>,
     allowance: &'a mut Allowance,
+    /// Called when a chunk has come.
+    tick: &'a mut dyn FnMut(),
 }
 
-impl<'a> Stream<'a> {
-    /// A stream of the bytes of `reader`. `buffer` holds several blocks; `verifier` gets all bytes.
+impl<'a, 's> Stream<'a, 's> {
+    /// The stream of the feed's current layer; `verifier` gets all bytes.
     pub fn new(
-        reader: Box<dyn Read + 'a>,
-        format: &'static str,
-        buffer: &'a mut [u8],
+        feed: &'a mut Feed<'s>,
         verifier: Option<Verifier>,
         allowance: &'a mut Allowance,
+        tick: &'a mut dyn FnMut(),
     ) -> Self {
-        Self { reader, format, buffer, start: 0, end: 0, verifier, allowance }
+        Self { feed, chunk: None, start: 0, verifier, allowance, tick }
     }
 
     /// The next block, or `None` at the end of the stream.
     pub fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Cause> {
-        while self.available().len() < BLOCK {
-            if !self.fill()? {
-                return if self.available().is_empty() { Ok(None) } else { Err(Cause::Truncated("a block")) };
-            }
+        if self.available().is_empty() && !self.fill()? {
+            return Ok(None);
         }
-        let block = self.available().first_chunk::<BLOCK>().copied();
+        // Chunks hold whole blocks, unless the stream ends in the middle of one.
+        let block = self.available().first_chunk::<BLOCK>().copied().ok_or(Cause::Truncated("a block"))?;
         self.start = self.start.saturating_add(BLOCK);
-        Ok(block)
+        Ok(Some(block))
     }
 
     /// Lends at least one and at most `length` of the next bytes; an empty slice at the end of the stream or when
     /// `length` is 0. They are consumed.
     pub fn lend(&mut self, length: u64) -> Result<&[u8], Cause> {
-        if self.start == self.end && length > 0 {
+        if length > 0 && self.available().is_empty() {
             self.fill()?;
         }
         let count = usize::try_from(length).unwrap_or(usize::MAX).min(self.available().len());
         let from = self.start;
         self.start = self.start.saturating_add(count);
-        Ok(self.buffer.get(from..self.start).unwrap_or_default())
+        let bytes = self.chunk.as_ref().map(Chunk::bytes).unwrap_or_default();
+        Ok(bytes.get(from..self.start).unwrap_or_default())
     }
 
     /// Passes over `length` bytes and says how many there were.
@@ -77,33 +73,28 @@ impl<'a> Stream<'a> {
     /// Reads to the end, whatever is there, and checks the digest of all of it.
     pub fn finish(mut self) -> Result<(), Cause> {
         while !self.lend(u64::MAX)?.is_empty() {}
-        self.verifier.map_or(Ok(()), Verifier::finish)
+        self.verifier.take().map_or(Ok(()), Verifier::finish)
     }
 
     fn available(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
+        self.chunk.as_ref().and_then(|chunk| chunk.bytes().get(self.start..)).unwrap_or_default()
     }
 
-    /// Adds bytes to the buffer and says whether there were any.
+    /// Takes the next chunk and says whether there was anything in it.
     fn fill(&mut self) -> Result<bool, Cause> {
-        // What is left of the buffer is less than a block here, so this moves little.
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end = self.end.saturating_sub(self.start);
+        if let Some(used) = self.chunk.take() {
+            self.feed.release(used);
+        }
         self.start = 0;
-        let first = self.end;
-        while let Some(room) = self.buffer.get_mut(self.end..).filter(|room| !room.is_empty()) {
-            match self.reader.read(room) {
-                Ok(0) => break,
-                Ok(count) => self.end = self.end.saturating_add(count).min(self.buffer.len()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Cause::Compression { format: self.format, error }),
-            }
-        }
-        let fresh = self.buffer.get(first..self.end).unwrap_or_default();
+        let Some(chunk) = self.feed.next()? else { return Ok(false) };
+        (self.tick)();
+        let bytes = chunk.bytes();
+        self.allowance.take_bytes(bytes.len())?;
         if let Some(verifier) = &mut self.verifier {
-            verifier.update(fresh);
+            verifier.update(bytes);
         }
-        self.allowance.take_bytes(fresh.len())?;
-        Ok(!fresh.is_empty())
+        let any = !bytes.is_empty();
+        self.chunk = Some(chunk);
+        Ok(any)
     }
 }

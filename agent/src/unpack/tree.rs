@@ -2,20 +2,26 @@
 //!
 //! All look-ups happen here, never in the file system: a path is resolved against names and link texts that the archives
 //! gave, with the tree's root as its only root. So no entry, however its path is written, can reach anything that no
-//! entry made. Contents and the metadata of files are not here; the [`super::merge::Sink`] has them.
+//! entry made. Contents and metadata are not here; the [`super::merge::Sink`] has them.
 //!
 //! Invariants: a node is in its parent's `children` until it is removed, and removed nodes are in nobody's; ids are
 //! never used twice; a node's `layer` is not below that of anything under it.
 
 use std::collections::BTreeMap;
 
-use super::entry::Metadata;
 use super::error::Cause;
 use super::limits::LINKS_MAX;
 
 /// A node of a [`Tree`]; meaningful only for the tree that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(usize);
+
+impl NodeId {
+    /// How many nodes were made before it.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// The root directory.
 pub const ROOT: NodeId = NodeId(0);
@@ -32,19 +38,10 @@ pub enum NodeKind {
 }
 
 /// A directory of the tree.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Directory {
     /// What is in it.
     pub children: BTreeMap<Box<[u8]>, NodeId>,
-    /// What the last entry for it said. Applied when all layers are merged.
-    pub metadata: Metadata,
-}
-
-impl Directory {
-    /// An empty directory.
-    pub fn new(metadata: Metadata) -> Self {
-        Self { children: BTreeMap::new(), metadata }
-    }
 }
 
 #[derive(Debug)]
@@ -74,7 +71,7 @@ pub struct Tree {
 impl Tree {
     /// A tree of an empty root.
     pub fn new() -> Self {
-        let kind = NodeKind::Directory(Box::new(Directory::new(Metadata::implied())));
+        let kind = NodeKind::Directory(Box::default());
         Self { nodes: vec![Node { parent: ROOT, name: Box::default(), kind, layer: 0 }] }
     }
 
@@ -231,7 +228,7 @@ mod tests {
     use super::*;
 
     fn directory() -> NodeKind {
-        NodeKind::Directory(Box::new(Directory::new(Metadata::implied())))
+        NodeKind::Directory(Box::default())
     }
 
     fn resolved(tree: &Tree, path: &str) -> (String, String) {

@@ -1,5 +1,5 @@
-//! Images that try to get out, to break the unpacking, or to use the guest up. The fixture checks after each that
-//! nothing beside the target has changed.
+//! Images that try to get out, to break the unpacking, or to use the guest up. There is no file system to get out into;
+//! that a path means what it should is checked all the same.
 
 use super::Fixture;
 use super::tar::{Member, Tar, record};
@@ -29,10 +29,8 @@ fn links_out_stay_inside() {
         let tree = Fixture::new().layer(tar).layer(Tar::new().file("out/.wh.evil", "")).tree();
         assert_eq!(tree.content("out"), text);
     }
-    let fixture = Fixture::new();
-    let absolute = fixture.directory.path().join("canary");
-    let tar = Tar::new().symlink("out", absolute.to_str().unwrap()).file("out/evil", "evil");
-    fixture.layer(tar).tree();
+    let tree = Fixture::new().layer(Tar::new().symlink("out", "/etc/x").file("out/evil", "evil")).tree();
+    assert_eq!(tree.names(), ["", "etc", "etc/x", "etc/x/evil", "out"]);
 }
 
 #[test]

@@ -103,12 +103,22 @@ fn an_attribute_without_support_becomes_one_warning() {
         pax: unknown,
         ..Member::default()
     });
-    let summary = Fixture::new().layer(tar).unpack().unwrap();
+    let (_, summary) = Fixture::new().layer(tar).unpack().unwrap();
     assert_eq!(summary.entries, 2);
     assert_eq!(
         summary.warnings,
-        ["The guest's file system can't hold extended attributes such as \"nosuch.thing\" of \"a\""]
+        ["Extended attributes such as \"nosuch.thing\" of \"a\" can't be held and were left out"]
     );
+}
+
+#[test]
+fn nothing_in_an_image_speaks_to_the_overlay_above_it() {
+    let pax: &[(&str, &[u8])] =
+        &[("SCHILY.xattr.trusted.overlay.redirect", b"/etc"), ("SCHILY.xattr.trusted.kept", b"x")];
+    let tar = Tar::new().member(&Member { name: b"a", kind: b'5', pax, ..Member::default() }).file("a/b", "");
+    let (image, summary) = Fixture::new().layer(tar).unpack().unwrap();
+    assert_eq!(super::Tree::read(&image).get("a").xattrs, [(b"trusted.kept".to_vec(), b"x".to_vec())]);
+    assert!(summary.warnings[0].contains("trusted.overlay.redirect"), "{:?}", summary.warnings);
 }
 
 #[test]

@@ -1,13 +1,11 @@
-//! A directory tree, read back completely.
+//! The tree of files in an EROFS image, read back completely by a reader that is not ours.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 
-use crate::unpack::xattr;
+use erofs_rs::EroFS;
+use erofs_rs::backend::SliceImage;
+use erofs_rs::types::Inode;
 
 /// What is at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,49 +22,33 @@ pub struct File {
     pub first: Vec<u8>,
 }
 
-/// All that is below a directory, by path; the directory itself has an empty one.
+/// All that is in an image, by path; the root has an empty one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree(pub BTreeMap<Vec<u8>, File>);
 
 impl Tree {
-    /// Reads `root`.
-    pub fn read(root: &Path) -> Self {
+    /// Reads `image`.
+    pub fn read(image: &[u8]) -> Self {
+        let image = EroFS::new(SliceImage::new(image)).unwrap();
         let mut files = BTreeMap::new();
-        let mut inodes = BTreeMap::new();
-        let mut pending = vec![Vec::new()];
-        while let Some(name) = pending.pop() {
-            let path = if name.is_empty() { root.to_owned() } else { root.join(OsStr::from_bytes(&name)) };
-            let metadata = fs::symlink_metadata(&path).unwrap();
-            let kind = metadata.file_type();
-            if kind.is_dir() {
-                for child in fs::read_dir(&path).unwrap() {
-                    let child = child.unwrap().file_name().into_vec();
-                    pending.push(if name.is_empty() { child } else { [&name[..], &child].join(&b'/') });
-                }
+        let mut names = BTreeMap::new();
+        let root = image.super_block().root_inode_id();
+        let mut pending = vec![(Vec::new(), root)];
+        while let Some((name, number)) = pending.pop() {
+            let inode = image.get_inode(number).unwrap();
+            if inode.is_dir() {
+                pending.extend(children(&image, &name));
             }
-            let content = match () {
-                () if kind.is_file() => fs::read(&path).unwrap(),
-                () if kind.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_vec(),
-                () => Vec::new(),
-            };
-            let device = nix::sys::stat::major(metadata.rdev()).try_into().unwrap();
-            let device = (device, nix::sys::stat::minor(metadata.rdev()).try_into().unwrap());
-            let file = File {
-                mode: metadata.mode(),
-                owner: (metadata.uid(), metadata.gid()),
-                mtime: (metadata.mtime(), metadata.mtime_nsec()),
-                device,
-                xattrs: xattr::testing::get(&path),
-                content,
-                first: Vec::new(),
-            };
-            inodes.entry(metadata.ino()).or_insert_with(Vec::new).push(name.clone());
-            files.insert(name, file);
+            names.entry(number).or_insert_with(Vec::new).push((name.clone(), inode.nlink()));
+            files.insert(name, file(&image, inode));
         }
-        for names in inodes.into_values() {
-            let first = names.iter().min().unwrap().clone();
-            for name in names {
-                files.get_mut(&name).unwrap().first.clone_from(&first);
+        for (number, names) in names {
+            let first = names.iter().map(|(name, _)| name).min().unwrap();
+            for (name, links) in &names {
+                let file = files.get_mut(name).unwrap();
+                let directory = file.mode & libc::S_IFMT == libc::S_IFDIR;
+                assert!(directory || *links as usize == names.len(), "inode {number} has {links} links: {names:?}");
+                file.first.clone_from(first);
             }
         }
         Self(files)
@@ -89,5 +71,49 @@ impl Tree {
     /// The permissions of a file, without its type.
     pub fn mode(&self, name: &str) -> u32 {
         self.get(name).mode & 0o7777
+    }
+}
+
+type Image<'a> = EroFS<SliceImage<'a>>;
+
+/// The paths and inode numbers of what is in the directory `name`.
+fn children(image: &Image<'_>, name: &[u8]) -> Vec<(Vec<u8>, u64)> {
+    let path = [b"/", name].concat();
+    let entries = image.read_dir(path.as_slice()).unwrap().map(|entry| entry.unwrap().dir_entry);
+    let entries = entries.filter(|entry| !matches!(entry.file_name(), b"." | b".."));
+    entries
+        .map(|entry| {
+            let name = if name.is_empty() { entry.file_name().to_vec() } else { [name, entry.file_name()].join(&b'/') };
+            (name, entry.nid())
+        })
+        .collect()
+}
+
+fn file(image: &Image<'_>, inode: Inode) -> File {
+    let kind = inode.file_type().as_raw_mode();
+    let content = match kind {
+        libc::S_IFREG => {
+            let mut bytes = vec![0; usize::try_from(inode.data_size()).unwrap()];
+            let file = image.open_inode_file(inode).unwrap();
+            let mut at = 0;
+            while at < bytes.len() {
+                let count = file.read_at(&mut bytes[at..], at as u64).unwrap();
+                assert!(count > 0);
+                at += count;
+            }
+            bytes
+        }
+        libc::S_IFLNK => image.read_link_inode(inode).unwrap().into_vec(),
+        _ => Vec::new(),
+    };
+    let (seconds, nanoseconds) = inode.modified_unix();
+    File {
+        mode: kind | inode.permissions().mode() & 0o7777,
+        owner: (inode.uid(), inode.gid()),
+        mtime: (seconds, nanoseconds.into()),
+        device: inode.device().unwrap_or_default(),
+        xattrs: image.xattrs_inode(inode).unwrap().into_iter().collect(),
+        content,
+        first: Vec::new(),
     }
 }
