@@ -1,8 +1,9 @@
 //! What is known of the images in the store, to be shown.
 
-use rusqlite::OptionalExtension as _;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
+
+use rusqlite::OptionalExtension as _;
 
 use super::error::{self, StoreError};
 use super::image::digest;
