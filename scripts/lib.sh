@@ -52,10 +52,11 @@ need_packages_for() {
         packages+=(gcc libc6-dev)
         mapfile -t -O ${#packages[@]} packages < <(sed 's/#.*//; /^ *$/d' "$repo/kernel/packages")
         ;;
-      fixtures) packages+=(umoci skopeo) ;;
+      fixtures) packages+=(umoci skopeo mmdebstrap) ;;
+      bench) packages+=(umoci skopeo docker-registry util-linux-extra) ;;
       # virtiofsd is part of qemu-system-x86 here, and a package of its own from Debian 13 on.
       lab) packages+=(qemu-system-x86 busybox-static cpio e2fsprogs kmod lz4 util-linux) ;;
-      checks) packages+=(shellcheck) ;;
+      checks) packages+=(apache2-utils docker-registry erofs-utils openssl shellcheck skopeo) ;;
     esac
   done
   need_packages "${packages[@]}"
