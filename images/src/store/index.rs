@@ -53,7 +53,6 @@ impl Index {
         if found > known {
             return Err(StoreError::Newer { path, found, known });
         }
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(error)?;
         connection.pragma_update(None, "foreign_keys", "ON").map_err(error)?;
         Ok(Self { connection: Mutex::new(connection), path })
     }
@@ -68,7 +67,7 @@ impl Index {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.decide(|transaction| change(transaction).map(Ok))
+        self.decide(false, |transaction| change(transaction).map(Ok))
     }
 
     /// Makes a change that is on disk before the call returns, unless `change` decides against it.
@@ -76,28 +75,24 @@ impl Index {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.synchronous("FULL")?;
-        let result = self.decide(change);
-        self.synchronous("NORMAL")?;
-        result
+        self.decide(true, change)
     }
 
     fn decide<T>(
         &self,
+        durable: bool,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        // Held throughout: another thread's change must not be made as this one.
         let mut connection = self.connection();
         let run = || {
+            connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = change(&transaction)?;
             if result.is_ok() { transaction.commit() } else { transaction.rollback() }?;
             Ok(result)
         };
         run().map_err(|source| explain(&self.path, source))?
-    }
-
-    fn synchronous(&self, value: &str) -> Result<(), StoreError> {
-        self.read(|connection| connection.pragma_update(None, "synchronous", value))
     }
 
     /// A panic in the middle of a change rolled it back: the connection is as good as before.

@@ -254,3 +254,22 @@ fn an_index_that_is_newer_or_damaged_is_refused() {
     std::fs::write(temp.path().join("file"), "").unwrap();
     assert!(matches!(Store::open(&temp.path().join("file/x")), Err(StoreError::Directory { .. })));
 }
+
+#[test]
+fn many_can_make_the_store_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("images");
+    let barrier = std::sync::Barrier::new(12);
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let (root, barrier) = (&root, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                pull(&Store::open(root).unwrap(), &format!("app{number}"), &["layer"]).unwrap();
+            });
+        }
+    });
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.images().unwrap().len(), 12);
+    assert_valid(&store);
+}
