@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! /          tmpfs, 1 MiB: nothing but mount points
-//! /dev       devtmpfs: /dev/vda with the layers, /dev/kmsg, /dev/console
+//! /dev       devtmpfs: the disks, /dev/kmsg, /dev/console
 //! /proc      procfs
 //! /sys       sysfs
 //! /cgroup    cgroup2
-//! /rootfs    tmpfs of nearly all memory: the image; becomes the command's root
+//! /image, /upper, /rootfs    for a task only: its image, what it writes, and its root (see [`crate::root`])
 //! ```
 //!
 //! A failure before the host is reached goes to the kernel's log. PID 1 must not end, since the kernel would panic: every way
@@ -34,7 +34,8 @@ use protocol::spec::{TaskSpec, UnpackSpec};
 use protocol::{LAYER_DEVICE, OUTPUT_DEVICE, frame, port};
 
 use crate::control::{Control, ControlError};
-use crate::failure::sentence;
+use crate::failure::{report, sentence};
+use crate::root::{self, Places};
 use crate::sys;
 use crate::task::{self, Guest, Unpacked};
 use crate::unpack::{Limits, unpack_to_device};
@@ -43,17 +44,8 @@ use crate::vsock::{Host, VsockHost};
 /// Where the tmpfs is mounted that becomes the root; the initramfs has it.
 const NEW_ROOT: &str = "/newroot";
 
-/// Where the image is unpacked.
-const IMAGE_ROOT: &str = "/rootfs";
-
 /// Where cgroup2 is mounted.
 const CGROUPS: &str = "/cgroup";
-
-/// Memory that the image cannot take: this much and a 64th of the guest's.
-const RESERVE: u64 = 16 << 20;
-
-/// One file for each so many bytes of memory: a file costs about 1 KiB of the kernel's memory and more of the agent's.
-const BYTES_PER_FILE: u64 = 4096;
 
 /// The control connection, for a panic to report itself; -1 before there is one.
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
@@ -92,12 +84,14 @@ fn serve() -> Result<(), InitError> {
     prepare_network();
     let socket = VsockHost.connect(port::CONTROL).map_err(InitError::Connect)?;
     CONTROL.store(socket.as_raw_fd(), Ordering::Relaxed);
-    Ok(task::serve(Control::new(socket), &VsockHost, &Machine)?)
+    Ok(task::serve(Control::new(socket), &VsockHost, &Machine { places: Places::new(Path::new("/")) })?)
 }
 
 /// This guest.
 #[derive(Debug)]
-struct Machine;
+struct Machine {
+    places: Places,
+}
 
 impl Guest for Machine {
     fn unpack(&self, spec: &UnpackSpec, progress: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
@@ -112,14 +106,12 @@ impl Guest for Machine {
         Ok(Unpacked { report, warnings: summary.warnings })
     }
 
-    fn mount_root(&self, _: &TaskSpec) -> Result<Vec<String>, Failure> {
-        mount_image_root(memory())
-            .map_err(|error| Failure { kind: FailureKind::Internal, message: sentence(&error) })?;
-        Ok(Vec::new())
+    fn mount_root(&self, spec: &TaskSpec) -> Result<Vec<String>, Failure> {
+        root::mount_root(&self.places, spec, memory()).map_err(|error| report(&error))
     }
 
     fn root(&self) -> &Path {
-        Path::new(IMAGE_ROOT)
+        self.places.root()
     }
 
     fn cgroups(&self) -> &Path {
@@ -151,22 +143,6 @@ fn replace_root() -> Result<(), InitError> {
 /// Makes a mount point. That it is not there is for the mount to say.
 fn make_directory(path: &str) {
     let _ = mkdir(path, Mode::from_bits_truncate(0o755));
-}
-
-/// A tmpfs for the image in a guest with `memory` bytes.
-fn mount_image_root(memory: u64) -> Result<(), InitError> {
-    let data = image_root_options(memory);
-    make_directory(IMAGE_ROOT);
-    mount(Some("tmpfs"), IMAGE_ROOT, Some("tmpfs"), MsFlags::empty(), Some(data.as_str()))
-        .map_err(|source| InitError::Mount { path: IMAGE_ROOT, source })
-}
-
-/// As much as the image may take, so that one that is too large is refused and does not use up the kernel's own memory.
-fn image_root_options(memory: u64) -> String {
-    // Zero would mean no limit.
-    let size = memory.saturating_sub(RESERVE).saturating_sub(memory / 64).max(BYTES_PER_FILE);
-    let files = (memory / BYTES_PER_FILE).max(1);
-    format!("mode=755,size={size},nr_inodes={files}")
 }
 
 /// Descriptors 0 to 2 are closed when the kernel has no console. Nothing else may get their numbers.
@@ -224,16 +200,5 @@ fn power_off() -> ! {
         // It returns only where it is not permitted, which PID 1 always is.
         let _ = reboot(RebootMode::RB_POWER_OFF);
         nix::unistd::pause();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_image_may_take_all_memory_but_a_reserve() {
-        assert_eq!(image_root_options(1 << 30), "mode=755,size=1040187392,nr_inodes=262144");
-        assert_eq!(image_root_options(0), "mode=755,size=4096,nr_inodes=1");
     }
 }

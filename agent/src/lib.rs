@@ -14,6 +14,7 @@
 //! - [`vsock`], [`control`]: the connections to the host and the messages on one of them.
 //! - [`unpack`]: from layers to an EROFS image.
 //! - [`task`]: the story of a job, in order.
+//! - [`root`]: the root file system of a task.
 //! - [`container`]: the command's namespaces, mounts, devices, user and limits.
 //! - [`stdio`]: its standard streams.
 //! - [`supervise`]: the loop from its start to its end.
@@ -24,6 +25,7 @@ pub mod container;
 pub mod control;
 pub mod failure;
 pub mod init;
+pub mod root;
 pub mod stdio;
 pub mod supervise;
 pub mod sys;

@@ -155,6 +155,7 @@ fn run(
 
     let plan = Plan {
         root: guest.root(),
+        read_only: spec.root.read_only,
         hostname: &spec.hostname,
         user: &spec.process.user,
         cwd: &spec.process.cwd,

@@ -38,9 +38,9 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
-    /// The image has used the memory up.
+    /// The guest has used the memory up.
     #[error(
-        "The unpacked image leaves {left} MiB of the task's {total} MiB of memory, which is too little to start a command: \
+        "The guest's kernel and agent leave {left} MiB of the task's {total} MiB of memory, which is too little to start a command: \
          give the task more memory"
     )]
     TooLittleMemory {

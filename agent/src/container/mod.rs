@@ -137,8 +137,10 @@ pub enum Streams<'a> {
 /// Everything that is needed to start the command.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// Where the image's root file system is mounted.
+    /// Where the root file system is mounted.
     pub root: &'a Path,
+    /// Whether the command may write to its mounts only.
+    pub read_only: bool,
     /// The hostname to set.
     pub hostname: &'a str,
     /// The user as in the image configuration.
@@ -198,6 +200,10 @@ impl Setup<'_, '_> {
         give_streams_to(user.uid)?;
         umask(Mode::from_bits_truncate(0o022));
         enter_directory(self.plan.cwd)?;
+        if self.plan.read_only {
+            // Everything that had to be made in it is there.
+            mounts::seal_root()?;
+        }
         become_user(&user)?;
         sys::reset_signals();
         self.plan.command.set_default_home(&user.home);

@@ -212,6 +212,15 @@ pub fn mask() -> Result<(), MountError> {
     Ok(())
 }
 
+/// Makes the root read-only; what is mounted in it stays as it is.
+///
+/// # Errors
+/// [`MountError::Mount`]
+pub fn seal_root() -> Result<(), MountError> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+    at("/", mount(NONE, "/", NONE, flags, NONE))
+}
+
 /// Puts the file or device `source` over the file `target`.
 ///
 /// # Errors

@@ -247,3 +247,10 @@ fn an_image_without_mount_points_gets_them() {
     let ended = shell("ls -d /proc/self /sys/kernel /dev/null").image(Image::bare()).run();
     assert_eq!(ended.how(), ExitHow::Code(0), "{}", ended.stderr);
 }
+
+#[test]
+fn a_read_only_root_has_its_mount_points_and_working_directory_and_takes_nothing_more() {
+    let script = "pwd; touch /new 2>/dev/null || echo refused; echo x >/dev/shm/x && cat /dev/shm/x; ls -d /proc/self";
+    let ended = shell(script).image(Image::bare()).read_only().run();
+    assert_eq!(ended.stdout, "/srv/here\nrefused\nx\n/proc/self\n", "{}", ended.stderr);
+}

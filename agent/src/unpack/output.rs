@@ -61,6 +61,8 @@ struct Window {
 #[derive(Debug)]
 pub struct DeviceOutput {
     window: Option<Window>,
+    /// The end of what was given so far: only behind it are gaps known to be zeros.
+    end: u64,
     idle: Vec<Pages>,
     /// Starts and ends of what is to be discarded.
     discarded: Vec<(u64, u64)>,
@@ -93,6 +95,7 @@ impl DeviceOutput {
         let discarded = Vec::new();
         Ok(Self {
             window: None,
+            end: 0,
             idle,
             discarded,
             pending: 0,
@@ -124,7 +127,8 @@ impl DeviceOutput {
         let window = self.window.as_ref()?;
         let position = usize::try_from(offset.checked_sub(window.offset)?).ok()?;
         let gap = position.checked_sub(window.length)?;
-        (position < SIZE && gap <= GAP).then_some(position)
+        let zeros = gap == 0 || gap <= GAP && window.offset.saturating_add(window.length as u64) >= self.end;
+        (position < SIZE && zeros).then_some(position)
     }
 
     /// A window that starts at `offset`; what was in the last one is on its way.
@@ -201,6 +205,7 @@ impl Output for DeviceOutput {
             };
             let count = self.fill(position, bytes);
             offset = offset.saturating_add(count as u64);
+            self.end = self.end.max(offset);
             bytes = bytes.get(count..).unwrap_or_default();
         }
         Ok(())

@@ -106,6 +106,11 @@ impl Task {
         self
     }
 
+    pub fn read_only(mut self) -> Self {
+        self.spec.root.read_only = true;
+        self
+    }
+
     pub fn image(mut self, image: Image) -> Self {
         self.image = image;
         self
