@@ -186,7 +186,8 @@ impl Files {
         let too_far = |end| MemoryError::TooFar { id: id.into(), end, bits: self.address_bits };
         let start = self.next.checked_next_multiple_of(layout::FILE_ALIGNMENT).ok_or_else(|| too_far(u64::MAX))?;
         let end = start.checked_add(length).ok_or_else(|| too_far(u64::MAX))?;
-        if end.checked_shr(self.address_bits.into()).unwrap_or(0) > 0 {
+        let last = end.saturating_sub(1);
+        if last.checked_shr(self.address_bits.into()).unwrap_or(0) > 0 {
             return Err(too_far(end));
         }
         let offset = Some(FileOffset::new(file, 0));
