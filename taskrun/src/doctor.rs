@@ -7,6 +7,7 @@
 //! ```
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::{fs, thread};
 
@@ -14,6 +15,7 @@ use kvm_ioctls::{Cap, Kvm};
 use nix::unistd::{AccessFlags, access};
 
 use crate::errors::chain;
+use crate::image::Images;
 use crate::install::{InstallError, Installation};
 use crate::ledger::{self, Ledger};
 use crate::size::Memory;
@@ -44,13 +46,16 @@ use Finding::{Bad, Good, Slow};
 /// # Errors
 /// Those of `out`.
 pub fn run(kernel: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
-    let checks: [(&str, &dyn Fn() -> Finding); 9] = [
+    let checks: [(&str, &dyn Fn() -> Finding); 12] = [
         ("KVM", &kvm),
         ("Hardware virtualisation", &hardware),
         ("VMM", &|| installed(kernel, vmm)),
         ("Guest kernel", &|| installed(kernel, guest_kernel)),
         ("Initramfs", &|| installed(kernel, initramfs)),
         ("Ledger", &home),
+        ("Images", &store),
+        ("Image device", &image_device),
+        ("Scratch disks", &scratch_disks),
         ("Memory", &|| memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())),
         ("CPUs", &processors),
         ("Version", &|| Good(format!("taskrun {}", env!("CARGO_PKG_VERSION")))),
@@ -152,6 +157,38 @@ fn home() -> Finding {
     }
 }
 
+/// Whether the store of images can be used.
+fn store() -> Finding {
+    let images = Images::open().and_then(|images| Ok((images.store.images()?, images)));
+    match images {
+        Ok((list, images)) => Good(format!("{} has {} images", images.store.root().display(), list.len())),
+        Err(error) => Bad(chain(&error)),
+    }
+}
+
+/// How an image reaches its tasks.
+fn image_device() -> Finding {
+    match crate::kvm::open() {
+        Ok(kvm) if vmm::vm::supports_pmem(kvm.as_fd()) => {
+            Good("virtio-pmem with DAX: tasks of an image share its pages".to_owned())
+        }
+        Ok(_) => Slow(
+            "virtio-blk, so each task reads its image into memory of its own: /dev/kvm has no read-only memory \
+             (KVM_CAP_READONLY_MEM); a newer kernel has"
+                .to_owned(),
+        ),
+        Err(_) => Slow("unknown without /dev/kvm".to_owned()),
+    }
+}
+
+/// Whether `--disk` can be had.
+fn scratch_disks() -> Finding {
+    match crate::scratch::available() {
+        Ok(()) => Good("mkfs.ext4 makes them for --disk".to_owned()),
+        Err(error) => Slow(format!("{}; tasks without --disk need none", chain(&error))),
+    }
+}
+
 /// Whether a task of the default size fits, by the text of proc_meminfo(5).
 fn memory(meminfo: &str) -> Finding {
     let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB"));
@@ -187,7 +224,7 @@ mod tests {
         let code = run(Some(Path::new("/no/such/kernel")), &mut out).unwrap();
         let report = String::from_utf8(out).unwrap();
         assert_eq!(code, 1);
-        assert_eq!(report.lines().count(), 9);
+        assert_eq!(report.lines().count(), 12);
         let kernel = report.lines().find(|line| line.contains("Guest kernel")).unwrap();
         assert!(kernel.starts_with("FAIL ") && kernel.contains("/no/such/kernel") && kernel.contains("--kernel"));
     }

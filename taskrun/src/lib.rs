@@ -8,13 +8,18 @@
 //! - [`ledger`]: what tasks were allocated. [`usage`]: the ledger, printed.
 //! - [`errors`]: how errors reach the user.
 
+pub mod bytes;
 pub mod cli;
+pub mod config;
 pub mod doctor;
 pub mod errors;
+pub mod image;
 pub mod install;
 pub mod kvm;
 pub mod ledger;
+pub mod microvm;
 pub mod run;
+pub mod scratch;
 pub mod size;
 pub mod terminal;
 pub mod timings;

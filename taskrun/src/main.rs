@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use taskrun::cli::args::{Command, RunArgs, UsageArgs, UsageFormat};
+use taskrun::cli::image_args::PullArgs;
 use taskrun::cli::{self, resolve};
 use taskrun::ledger::{Ledger, home};
 use taskrun::timings::Timings;
-use taskrun::{doctor, errors, run, usage};
+use taskrun::{doctor, errors, image, run, usage};
 
 /// The exit code of a failed command that runs no task.
 const EXIT_FAILED: u8 = 1;
@@ -19,6 +20,10 @@ fn main() -> ExitCode {
     let timings = Timings::start();
     let exit_code = match cli::parse(env::args_os()) {
         Ok(Command::Run(args)) => run_task(*args, timings),
+        Ok(Command::Pull(args)) => or_say(pull(args), EXIT_FAILED),
+        Ok(Command::Image(command)) => {
+            or_say(image::commands::run(command, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
+        }
         Ok(Command::Usage(args)) => or_say(print_usage(&args), EXIT_FAILED),
         Ok(Command::Doctor(args)) => {
             let kernel = resolve::kernel(args.kernel, &|name: &OsStr| env::var_os(name));
@@ -38,6 +43,12 @@ fn main() -> ExitCode {
 fn run_task(args: RunArgs, timings: Timings) -> u8 {
     let request = resolve::run(args, &resolve::caller()).map_err(anyhow::Error::from);
     or_say(request.map(|request| run::run(&request, timings)), errors::EXIT_TASKRUN_FAILED)
+}
+
+fn pull(args: PullArgs) -> anyhow::Result<u8> {
+    let download_only = args.download_only;
+    let request = resolve::pull(args, &|name: &OsStr| env::var_os(name))?;
+    Ok(image::commands::pull(&request, download_only, &mut io::stdout())?)
 }
 
 fn print_usage(args: &UsageArgs) -> anyhow::Result<u8> {

@@ -56,6 +56,9 @@ impl Cpu {
     /// Fargate's smallest: a quarter of a vCPU.
     pub const DEFAULT: Self = Self(MIN_UNITS);
 
+    /// Two vCPUs.
+    pub const TWO: Self = Self(2 * UNITS_PER_VCPU);
+
     /// The share in cpu units.
     #[must_use]
     pub fn units(self) -> u32 {
@@ -107,6 +110,9 @@ impl Memory {
     /// Fargate's smallest: 512 MiB.
     pub const DEFAULT: Self = Self(512);
 
+    /// One GB.
+    pub const GIB: Self = Self(1024);
+
     /// The amount in MiB.
     #[must_use]
     pub fn mib(self) -> u32 {
@@ -145,7 +151,7 @@ impl FromStr for Memory {
 
 /// Reads a decimal number without sign or exponent and multiplies it by `scale`, cutting off what is behind the point
 /// then. A product that does not fit gives `u64::MAX`.
-fn decimal_times(text: &str, scale: u64) -> Option<u64> {
+pub(crate) fn decimal_times(text: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {

@@ -24,8 +24,12 @@ const VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
+    /// The image was pulled from a registry. Absent when it was in the store.
+    ImagePulled,
     /// The image's manifest and configuration are read and checked.
     ImageOpened,
+    /// The image was unpacked, in a microVM of its own. Absent when that had been done before.
+    ImageUnpacked,
     /// The ledger has the task.
     Admitted,
     /// The VMM's process exists and has its descriptors.
@@ -34,8 +38,8 @@ pub enum Phase {
     GuestRunning,
     /// The agent reported from the guest: its kernel has booted.
     AgentReady,
-    /// The agent has unpacked the image.
-    ImageUnpacked,
+    /// The agent has mounted the image.
+    RootMounted,
     /// The agent is about to create the command's process.
     CommandPrepared,
     /// The command's first instruction is next.

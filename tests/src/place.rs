@@ -43,3 +43,17 @@ pub fn fixtures() -> PathBuf {
 pub fn fixture(name_and_tag: &str) -> String {
     format!("oci:{}/{name_and_tag}", fixtures().display())
 }
+
+/// The store of images that tests share, made when it is not there. `scripts/test` gives each build of the agent one of
+/// its own, since what an agent has unpacked is what is under test.
+///
+/// # Panics
+/// When it can't be made.
+#[must_use]
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
+pub fn store() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let store = env::var_os("TASKRUN_TEST_STORE").map_or_else(|| target.join("test-store/default"), PathBuf::from);
+    std::fs::create_dir_all(&store).expect("a place for the store");
+    store.canonicalize().expect("a place for the store")
+}

@@ -1,8 +1,12 @@
 //! Starts taskrun as a caller would, with a state directory of its own, and checks that it leaves nothing.
+//!
+//! The state directories share one store of images (a link), since unpacking an image takes a boot of its own;
+//! [`Task::own_store`] is for tests that are about the store.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +19,9 @@ use tempfile::TempDir;
 
 use crate::leftovers::{self, MARK, Snapshot};
 use crate::place;
+
+/// The name of the store in a state directory.
+const STORE: &str = "images";
 
 /// After this long a test gives up on a task, even on the slowest host.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -53,13 +60,15 @@ pub struct Outcome {
 /// # Panics
 /// When the test's own directories can't be made.
 #[must_use]
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
 pub fn taskrun<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Task {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
     let [home, temporary] = [(), ()].map(|()| directory());
     let mut command = Command::new(place::taskrun());
     command.args(arguments).env("TASKRUN_HOME", home.path()).env("TMPDIR", temporary.path()).env(MARK, &mark);
-    command.env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC");
+    command.env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC").env_remove("DOCKER_CONFIG");
+    symlink(place::store(), home.path().join(STORE)).expect("a link to the store");
     Task { command, stdin: None, run: Run { mark, home, temporary, before: Snapshot::take() } }
 }
 
@@ -70,6 +79,17 @@ fn directory() -> TempDir {
 }
 
 impl Task {
+    /// Gives the call a store of its own, which is empty.
+    ///
+    /// # Panics
+    /// When the link to the shared one can't be removed.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn own_store(self) -> Self {
+        std::fs::remove_file(self.home().join(STORE)).expect("the link to the shared store");
+        self
+    }
+
     /// Sets an environment variable of taskrun itself.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -322,8 +342,11 @@ impl Outcome {
         let processes = leftovers::processes(&self.run.mark);
         assert!(processes.is_empty(), "left behind: processes {processes:?}");
         let mut files = leftovers::files(self.run.temporary.path());
-        let ledger = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ledger"));
-        files.extend(leftovers::files(self.home()).into_iter().filter(|path| !ledger(path)));
+        let lasts = |path: &Path| {
+            let path = path.strip_prefix(self.home()).unwrap_or(path);
+            path.starts_with(STORE) || path.as_os_str().as_encoded_bytes().starts_with(b"ledger")
+        };
+        files.extend(leftovers::files(self.home()).into_iter().filter(|path| !lasts(path)));
         assert!(files.is_empty(), "left behind: files {files:?}");
         self.run.before.assert_unchanged();
     }

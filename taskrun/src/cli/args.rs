@@ -2,11 +2,17 @@
 //! [`super::resolve`]'s.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use protocol::spec::TmpfsMount;
 
+use super::image_args::{ImageCommand, PullArgs, RegistryArgs};
+use super::mounts;
+use crate::bytes::DiskSize;
+use crate::image::{PullPolicy, Transport};
 use crate::size::{Cpu, Memory};
 
 /// Runs an OCI image as a task in a microVM of its own.
@@ -16,7 +22,7 @@ use crate::size::{Cpu, Memory};
 #[command(disable_help_subcommand = false, max_term_width = 120, after_help = EXAMPLES)]
 #[command(override_usage = "taskrun run [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
                             taskrun [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
-                            taskrun usage | doctor")]
+                            taskrun pull | image | usage | doctor")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -28,6 +34,11 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a new task
     Run(Box<RunArgs>),
+    /// Download an image and unpack it, so that its tasks start at once
+    Pull(PullArgs),
+    /// Look after the images in the store
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Print what the tasks of this user have used
     Usage(UsageArgs),
     /// Say what this host can do, line by line, with a remedy for what it can't
@@ -35,12 +46,13 @@ pub enum Command {
 }
 
 const EXAMPLES: &str = "Examples:
-  taskrun run oci:./python python3 -c 'print(2**64)'
+  taskrun run docker.io/library/python:3.13 python3 -c 'print(2**64)'
   taskrun -it oci-archive:debian.tar bash
   taskrun --cpu 2 --memory 4GB docker-archive:build.tar make -j2
   tar c src | taskrun run -i oci:./tools sh -c 'tar x && ./check'
 
-An image is oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE. What follows it is the command's.
+An image is [docker://]NAME[:TAG][@DIGEST] in a registry, oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE. What
+follows it is the command's.
 
 Exit codes:
   the command's own; 128+n when signal n ended it
@@ -55,6 +67,13 @@ pub struct RunArgs {
     /// The image, and the command with its arguments instead of the image's own
     #[arg(value_name = "IMAGE [COMMAND [ARG]...]", required = true, num_args = 1.., trailing_var_arg = true)]
     pub image_and_command: Vec<OsString>,
+
+    /// When to pull the image
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Image")]
+    pub pull: PullPolicy,
+    /// What pulling it needs to know.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 
     /// Set an environment variable; NAME alone takes the caller's value
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Process")]
@@ -74,6 +93,23 @@ pub struct RunArgs {
     /// The task's hostname [default: the start of the task's id]
     #[arg(long, value_name = "NAME", value_parser = hostname, help_heading = "Process")]
     pub hostname: Option<String>,
+
+    /// Add a name to /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = mounts::host, help_heading = "Process")]
+    pub add_host: Vec<(String, IpAddr)>,
+    /// A name server for /etc/resolv.conf, instead of the host's
+    #[arg(long, value_name = "ADDRESS", help_heading = "Process")]
+    pub dns: Vec<IpAddr>,
+
+    /// Mount the root file system read-only
+    #[arg(long, help_heading = "Files")]
+    pub read_only: bool,
+    /// Mount an empty file system in memory; the options are docker's (size=64m, mode=1770, exec, …) or a size
+    #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = mounts::tmpfs, help_heading = "Files")]
+    pub tmpfs: Vec<TmpfsMount>,
+    /// Keep what the task writes on a scratch disk of this size, and not in its memory
+    #[arg(long, value_name = "SIZE", help_heading = "Files")]
+    pub disk: Option<DiskSize>,
 
     /// Pass standard input to the command
     #[arg(short, long, help_heading = "Streams")]
@@ -102,6 +138,9 @@ pub struct RunArgs {
     /// Write the guest kernel's log to standard error
     #[arg(long, help_heading = "Machine")]
     pub console: bool,
+    /// How the image reaches the guest: pmem is shared by all tasks of the image
+    #[arg(long, value_name = "DEVICE", value_enum, default_value_t, help_heading = "Machine")]
+    pub image_device: Transport,
     /// Write when each phase of the task was reached to a JSON file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     pub timings: Option<PathBuf>,

@@ -9,6 +9,8 @@ use clap::{CommandFactory, FromArgMatches};
 
 pub mod args;
 pub mod environment;
+pub mod image_args;
+pub mod mounts;
 pub mod resolve;
 pub mod split;
 

@@ -7,10 +7,16 @@ use std::path::PathBuf;
 
 use super::args::RunArgs;
 use super::environment::{self, EnvironmentError};
+use super::image_args::{PullArgs, RegistryArgs};
+use crate::image::{ImageRequest, PullPolicy};
+use crate::run::etc::Network;
 use crate::run::request::RunRequest;
 
 /// The variable that names a guest kernel where `--kernel` does not.
 const KERNEL_VARIABLE: &str = "TASKRUN_KERNEL";
+
+/// The host's name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Why a command line that clap accepted makes no task.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +74,10 @@ where
     }
     let mut words = args.image_and_command.into_iter();
     let image = words.next().unwrap_or_default();
+    let image = images::Reference::parse(image.to_str().ok_or_else(|| ResolveError::ReferenceBytes(image.clone()))?)?;
+    let kernel = kernel(args.kernel, &caller.variable);
     Ok(RunRequest {
-        image: images::Reference::parse(image.to_str().ok_or_else(|| ResolveError::ReferenceBytes(image.clone()))?)?,
+        image: ImageRequest { policy: args.pull, kernel, console: args.console, ..image_request(image, args.registry) },
         arguments: words.collect(),
         entrypoint: args.entrypoint,
         env: environment::collect(&args.env_file, &args.env, &caller.variable)?,
@@ -82,10 +90,33 @@ where
         memory: args.memory,
         timeout: args.timeout,
         stop_timeout: args.stop_timeout,
-        kernel: kernel(args.kernel, &caller.variable),
-        console: args.console,
+        network: Network {
+            hosts: args.add_host,
+            name_servers: args.dns,
+            // A host without the file has no name servers.
+            resolv_conf: std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+        },
+        read_only: args.read_only,
+        tmpfs: args.tmpfs,
+        disk: args.disk,
+        transport: args.image_device,
         timings: args.timings,
     })
+}
+
+/// Resolves the options of `taskrun pull`.
+///
+/// # Errors
+/// [`ResolveError::Reference`].
+pub fn pull(args: PullArgs, variable: environment::Lookup<'_>) -> Result<ImageRequest, ResolveError> {
+    let image = images::Reference::parse(&args.image)?;
+    let kernel = kernel(args.kernel, variable);
+    Ok(ImageRequest { policy: PullPolicy::Always, kernel, ..image_request(image, args.registry) })
+}
+
+fn image_request(image: images::Reference, args: RegistryArgs) -> ImageRequest {
+    let RegistryArgs { platform, creds, quiet } = args;
+    ImageRequest { platform, credentials: creds, quiet, ..ImageRequest::new(image) }
 }
 
 #[cfg(test)]
@@ -108,8 +139,8 @@ mod tests {
 
     #[test]
     fn an_option_goes_before_the_environment() {
-        assert_eq!(resolve(&["oci:x"], false).unwrap().kernel, Some("/boot/guest".into()));
-        assert_eq!(resolve(&["--kernel", "/k", "oci:x"], false).unwrap().kernel, Some("/k".into()));
+        assert_eq!(resolve(&["oci:x"], false).unwrap().image.kernel, Some("/boot/guest".into()));
+        assert_eq!(resolve(&["--kernel", "/k", "oci:x"], false).unwrap().image.kernel, Some("/k".into()));
         assert_eq!(kernel(None, &|_: &OsStr| Some(OsString::new())), None);
     }
 

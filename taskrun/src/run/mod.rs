@@ -4,17 +4,16 @@
 //! being ended, since both are tied to values that do so when they are dropped or passed on.
 //!
 //! # Layout
-//! - [`request`]: what to run. [`spec`]: what becomes of it for the agent.
-//! - [`launch`]: the VMM's process and everything it is given.
-//! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`control`] how it
-//!   arrives, [`stop`] what signals mean, [`stdio`] the command's streams, [`signals`] where signals come from,
-//!   [`deadlines`] when it acts by itself.
+//! - [`request`]: what to run. [`spec`]: what becomes of it for the agent; [`etc`]: files that the task finds in `/etc`.
+//! - [`plan`]: the microVM for it.
+//! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`stop`] what signals
+//!   mean, [`stdio`] the command's streams, [`signals`] where signals come from, [`deadlines`] when it acts by itself.
 //! - [`outcome`]: exit codes and sentences.
 
-pub mod control;
 pub mod deadlines;
-pub mod launch;
+pub mod etc;
 pub mod outcome;
+pub mod plan;
 pub mod request;
 pub mod session;
 pub mod signals;
@@ -27,13 +26,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
-use images::{Image, ImageError};
 use protocol::message::HostMessage;
 use protocol::spec::WindowSize;
 
-use self::control::{AgentConnection, ControlError};
-use self::launch::{Channels, Host, LaunchError};
 use self::outcome::Outcome;
+use self::plan::{Channels, TaskPlan};
 use self::request::RunRequest;
 use self::signals::{SignalError, Signals};
 use self::spec::SpecError;
@@ -41,7 +38,10 @@ use self::stdio::{StdioError, Streams};
 use self::stop::StopPolicy;
 use self::supervise::{SuperviseError, Task};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
+use crate::image::{Images, PrepareError, Prepared};
 use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask};
+use crate::microvm::{AgentConnection, ControlError, Host, LaunchError, launch};
+use crate::scratch::{self, ScratchError};
 use crate::terminal::{self, RawMode};
 use crate::timings::{Phase, Timings, TimingsError, TimingsFile};
 
@@ -53,7 +53,10 @@ const HOSTNAME_DIGITS: usize = 12;
 pub enum RunError {
     /// The image can't be used.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] PrepareError),
+    /// There is no scratch disk.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// The image and the request make no task.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -108,14 +111,16 @@ pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
 
 /// The recipe.
 fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> {
-    let image = images::open(&request.image)?;
-    timings.reach(Phase::ImageOpened);
+    let home = ledger::home::resolve()?;
+    let mut ledger = Ledger::open(&home)?;
+    let host = Host::open(request.image.kernel.as_deref())?;
+    let Prepared { image, rootfs } = Images::open()?.prepare(&request.image, timings)?;
     let id = task_id(File::open("/dev/urandom")).map_err(RunError::Id)?;
     let hostname = request.hostname.as_deref().or(id.get(..HOSTNAME_DIGITS)).unwrap_or(&id);
-    let message = spec::task(&image, request, hostname, request.terminal.then(window_size))?;
     let stop = StopPolicy::new(spec::stop_signal(&image)?);
-    let host = Host::open(request)?;
-    let mut ledger = Ledger::open(&ledger::home::resolve()?)?;
+    let scratch = request.disk.map(|size| scratch::create(&home, size)).transpose()?;
+    let plan = plan::plan(request, &rootfs, scratch, host.kvm());
+    let message = spec::task(&image, request, hostname, plan.root.clone(), request.terminal.then(window_size))?;
 
     // From here on a signal is read, not died of: the row would stay without its end.
     let signals = Signals::block()?;
@@ -128,7 +133,7 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
     })?;
     timings.reach(Phase::Admitted);
 
-    let result = in_microvm(request, image, message, stop, host, &signals, timings);
+    let result = in_microvm(request, plan, message, stop, &host, &signals, timings);
     let (exit_code, reason) = match &result {
         Ok(outcome) => (outcome.exit_code(), outcome.reason(request.memory)),
         Err(error) => (EXIT_TASKRUN_FAILED, errors::chain(error)),
@@ -148,16 +153,17 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
 /// The part of the recipe during which a VMM exists.
 fn in_microvm(
     request: &RunRequest,
-    image: Image,
+    plan: TaskPlan,
     message: HostMessage,
     stop: StopPolicy,
-    host: Host,
+    host: &Host,
     signals: &Signals,
     timings: &mut Timings,
 ) -> Result<Outcome, RunError> {
-    let (mut vmm, channels) = launch::launch(host, request, &image.layers)?;
+    let launched = launch::launch(host, &plan.machine)?;
     timings.reach(Phase::VmmStarted);
-    let Channels { control, stdin, stdout, stderr } = channels;
+    let mut vmm = launched.vmm;
+    let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
     let mut streams = Streams::new()?;
     streams.add_output("standard output", stdout, io::stdout())?;
     if let Some(stderr) = stderr {

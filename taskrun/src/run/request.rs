@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use images::env::EnvChange;
+use protocol::spec::TmpfsMount;
 
+use super::etc::Network;
+use crate::bytes::DiskSize;
+use crate::image::{ImageRequest, Transport};
 use crate::size::{Cpu, Memory};
 
 /// A task as its caller wants it. What is not said here is the image's to say.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
-    /// The image.
-    pub image: images::Reference,
+    /// The image, and how to get it.
+    pub image: ImageRequest,
     /// Arguments for the image's entrypoint, instead of the image's own; empty when there are none.
     pub arguments: Vec<OsString>,
     /// Instead of the image's entrypoint; empty takes the image's away.
@@ -25,6 +29,16 @@ pub struct RunRequest {
     pub user: Option<String>,
     /// The task's hostname.
     pub hostname: Option<String>,
+    /// What its files in `/etc` say of the network.
+    pub network: Network,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// File systems in memory, over what the image has there.
+    pub tmpfs: Vec<TmpfsMount>,
+    /// A scratch disk of this size for what the task writes; without it that is in memory.
+    pub disk: Option<DiskSize>,
+    /// How the image's file system reaches the guest.
+    pub transport: Transport,
     /// Whether the command reads the caller's standard input.
     pub stdin: bool,
     /// Whether the command gets a terminal.
@@ -37,10 +51,34 @@ pub struct RunRequest {
     pub timeout: Option<Duration>,
     /// How long after that it is killed.
     pub stop_timeout: Duration,
-    /// The guest kernel; the installed one when absent.
-    pub kernel: Option<PathBuf>,
-    /// Whether the guest kernel's log goes to standard error.
-    pub console: bool,
     /// Where the time stamps are written.
     pub timings: Option<PathBuf>,
+}
+
+#[cfg(test)]
+impl RunRequest {
+    /// A task of this image in which everything is as it is by default.
+    pub(crate) fn of_image(reference: &str) -> Result<Self, images::reference::ReferenceError> {
+        Ok(Self {
+            image: ImageRequest::new(images::Reference::parse(reference)?),
+            arguments: Vec::new(),
+            entrypoint: None,
+            env: Vec::new(),
+            workdir: None,
+            user: None,
+            hostname: None,
+            network: Network::default(),
+            read_only: false,
+            tmpfs: Vec::new(),
+            disk: None,
+            transport: Transport::default(),
+            stdin: false,
+            terminal: false,
+            cpu: Cpu::DEFAULT,
+            memory: Memory::DEFAULT,
+            timeout: None,
+            stop_timeout: Duration::from_secs(30),
+            timings: None,
+        })
+    }
 }

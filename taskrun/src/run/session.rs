@@ -96,7 +96,7 @@ impl Session {
             }
             (Stage::Connecting, AgentMessage::Hello { version, .. }) => Err(Violation::Version { theirs: version }),
             (Stage::Starting, AgentMessage::Phase(phase)) => Ok(Progress::Reached(match phase {
-                protocol::message::Phase::Unpacked => Phase::ImageUnpacked,
+                protocol::message::Phase::RootMounted => Phase::RootMounted,
                 protocol::message::Phase::Prepared => Phase::CommandPrepared,
             })),
             (Stage::Starting, AgentMessage::Started) => {
@@ -149,8 +149,8 @@ mod tests {
     fn a_task_goes_through_its_stages() {
         let mut session = Session::default();
         assert_eq!(session.take(hello()), Ok(Progress::Ready));
-        let unpacked = AgentMessage::Phase(protocol::message::Phase::Unpacked);
-        assert_eq!(session.take(unpacked), Ok(Progress::Reached(Phase::ImageUnpacked)));
+        let mounted = AgentMessage::Phase(protocol::message::Phase::RootMounted);
+        assert_eq!(session.take(mounted), Ok(Progress::Reached(Phase::RootMounted)));
         assert_eq!(session.take(AgentMessage::Started), Ok(Progress::Reached(Phase::CommandStarted)));
         assert!(matches!(session.take(exited()), Ok(Progress::Exited(_))));
         assert_eq!(session.stage(), Stage::Over);

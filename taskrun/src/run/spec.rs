@@ -1,21 +1,19 @@
-//! From an image and a request to the task that the agent gets and the block device that carries the image's layers.
+//! From an image and a request to the task that the agent gets.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use images::Image;
 use images::command::NoCommand;
-use images::{Image, LayerBlob};
 use protocol::frame::{self, FrameError};
 use protocol::message::HostMessage;
-use protocol::spec::{Compression, Layer, Process, Stdio, TaskSpec, WindowSize};
+use protocol::spec::{Mount, Process, Root, Stdio, TaskSpec, WindowSize};
 
+use super::etc;
 use super::request::RunRequest;
 use super::signals;
 
 /// What the default of a stop signal is, SIGTERM.
 const DEFAULT_STOP_SIGNAL: i32 = 15;
-
-// The device's layout is the VMM's, its meaning the protocol's.
-const _: () = assert!(vmm::config::EXTENT_ALIGNMENT == protocol::LAYER_ALIGNMENT);
 
 /// Why an image and a request make no task.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +24,6 @@ pub enum SpecError {
     /// The image's stop signal is none.
     #[error("The image's stop signal {0:?} is not a signal")]
     StopSignal(String),
-    /// The layers are too long for any block device.
-    #[error("The image's layers are larger than a block device can be")]
-    Layers,
     /// The command line and environment are too long.
     #[error("The command's arguments and environment are too long")]
     TooLong(#[source] FrameError),
@@ -45,7 +40,7 @@ pub fn stop_signal(image: &Image) -> Result<i32, SpecError> {
     }
 }
 
-/// The task for the agent, as the message that carries it.
+/// The task for the agent, as the message that carries it. `root` is where the guest finds its root file system.
 ///
 /// # Errors
 /// [`SpecError`].
@@ -53,6 +48,7 @@ pub fn task(
     image: &Image,
     request: &RunRequest,
     hostname: &str,
+    root: Root,
     terminal: Option<WindowSize>,
 ) -> Result<HostMessage, SpecError> {
     let config = &image.config;
@@ -67,32 +63,32 @@ pub fn task(
         user: request.user.clone().unwrap_or_else(|| config.user.clone()),
     };
     let spec = TaskSpec {
-        layers: layers(&image.layers)?,
+        root,
         process,
         hostname: hostname.to_owned(),
         stdio: Stdio { stdin: request.stdin, terminal },
+        files: etc::files(hostname, &request.network),
+        mounts: mounts(image, request),
     };
     let message = HostMessage::Run(Box::new(spec));
     frame::encode(&message).map_err(SpecError::TooLong)?;
     Ok(message)
 }
 
-/// Where each layer is on the block device.
-fn layers(blobs: &[LayerBlob]) -> Result<Vec<Layer>, SpecError> {
-    let lengths = blobs.iter().map(|blob| blob.length);
-    let (starts, _) = vmm::config::extent_layout(lengths).ok_or(SpecError::Layers)?;
-    let layer = |(blob, offset): (&LayerBlob, u64)| Layer {
-        offset,
-        length: blob.length,
-        compression: match blob.compression {
-            images::Compression::None => Compression::None,
-            images::Compression::Gzip => Compression::Gzip,
-            images::Compression::Zstd => Compression::Zstd,
-        },
-        digest: blob.digest.map(|digest| digest.to_string()),
-        diff_id: blob.diff_id.to_string(),
+/// The volumes of the image and the caller's own mounts. A mount of the caller takes the place of a volume.
+fn mounts(image: &Image, request: &RunRequest) -> Vec<Mount> {
+    let taken = |path: &[u8]| request.tmpfs.iter().any(|tmpfs| same_path(&tmpfs.path, path));
+    let volumes = image.config.volumes.iter().map(|path| absolute(path).into_bytes());
+    let volumes = volumes.filter(|path| !taken(path)).map(|path| Mount::Volume { path });
+    volumes.chain(request.tmpfs.iter().cloned().map(Mount::Tmpfs)).collect()
+}
+
+/// Whether two paths differ in nothing but slashes.
+fn same_path(one: &[u8], other: &[u8]) -> bool {
+    let components = |path: &'_ [u8]| -> Vec<Vec<u8>> {
+        path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").map(<[u8]>::to_vec).collect()
     };
-    Ok(blobs.iter().zip(starts).map(layer).collect())
+    components(one) == components(other)
 }
 
 /// An image's working directory: its root when it names none.
@@ -103,52 +99,27 @@ fn absolute(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
-    use std::fs::File;
-    use std::sync::Arc;
-    use std::time::Duration;
 
-    use images::{Digest, ImageConfig, Reference};
+    use images::{Digest, ImageConfig};
+    use protocol::spec::{ImageDevice, TmpfsMount};
 
     use super::*;
-    use crate::size::{Cpu, Memory};
-
-    fn blob(length: u64, compression: images::Compression, digest: Option<Digest>) -> LayerBlob {
-        let file = Arc::new(File::open("/dev/null").unwrap());
-        LayerBlob { file, offset: 512, length, compression, digest, diff_id: Digest::of(b"tar") }
-    }
 
     fn image(config: ImageConfig) -> Image {
-        let layers = vec![
-            blob(5000, images::Compression::Gzip, Some(Digest::of(b"blob"))),
-            blob(1, images::Compression::Zstd, None),
-            blob(1024, images::Compression::None, None),
-        ];
-        Image { reference: "oci:x".into(), digest: Digest::of(b"manifest"), config, layers }
+        Image { reference: "oci:x".into(), digest: Digest::of(b"manifest"), config, layers: Vec::new() }
+    }
+
+    fn root() -> Root {
+        let image = ImageDevice { path: protocol::IMAGE_PMEM.to_owned(), dax: true };
+        Root { image, scratch: None, read_only: false }
     }
 
     fn request() -> RunRequest {
-        RunRequest {
-            image: Reference::parse("oci:x").unwrap(),
-            arguments: Vec::new(),
-            entrypoint: None,
-            env: Vec::new(),
-            workdir: None,
-            user: None,
-            hostname: None,
-            stdin: false,
-            terminal: false,
-            cpu: Cpu::DEFAULT,
-            memory: Memory::DEFAULT,
-            timeout: None,
-            stop_timeout: Duration::from_secs(30),
-            kernel: None,
-            console: false,
-            timings: None,
-        }
+        RunRequest::of_image("oci:x").unwrap()
     }
 
     fn spec(config: ImageConfig, request: &RunRequest) -> TaskSpec {
-        match task(&image(config), request, "host", None).unwrap() {
+        match task(&image(config), request, "host", root(), None).unwrap() {
             HostMessage::Run(spec) => *spec,
             other => panic!("{other:?}"),
         }
@@ -180,18 +151,25 @@ mod tests {
     }
 
     #[test]
-    fn layers_lie_where_the_device_has_them() {
-        let layers = spec(shell(), &request()).layers;
-        let places: Vec<_> = layers.iter().map(|layer| (layer.offset, layer.length, layer.compression)).collect();
-        let expected = [(0, 5000, Compression::Gzip), (8192, 1, Compression::Zstd), (12288, 1024, Compression::None)];
-        assert_eq!(places, expected);
-        assert_eq!(layers[0].digest, Some(Digest::of(b"blob").to_string()));
-        assert_eq!((&layers[1].digest, &layers[1].diff_id), (&None, &Digest::of(b"tar").to_string()));
+    fn a_tmpfs_takes_the_place_of_a_volume() {
+        let config = ImageConfig { volumes: ["/data", "srv//www/"].map(str::to_owned).into(), ..shell() };
+        let mut request = request();
+        let tmpfs = TmpfsMount { path: b"/srv/www".to_vec(), ..TmpfsMount::default() };
+        request.tmpfs = vec![tmpfs.clone()];
+        let mounts = spec(config, &request).mounts;
+        assert_eq!(mounts, [Mount::Volume { path: b"/data".to_vec() }, Mount::Tmpfs(tmpfs)]);
+    }
+
+    #[test]
+    fn a_task_has_the_files_that_say_who_it_is() {
+        let files = spec(shell(), &request()).files;
+        let paths: Vec<_> = files.iter().map(|file| file.path.as_slice()).collect();
+        assert_eq!(paths, [&b"/etc/hosts"[..], b"/etc/hostname", b"/etc/resolv.conf"]);
     }
 
     #[test]
     fn an_image_without_a_command_needs_one() {
-        let error = task(&image(ImageConfig::default()), &request(), "host", None).unwrap_err();
+        let error = task(&image(ImageConfig::default()), &request(), "host", root(), None).unwrap_err();
         assert!(matches!(error, SpecError::Command(_)), "{error}");
     }
 
@@ -209,6 +187,6 @@ mod tests {
     fn a_command_that_is_too_long_is_refused_before_anything_starts() {
         let mut request = request();
         request.arguments = vec!["x".repeat(5 << 20).into()];
-        assert!(matches!(task(&image(shell()), &request, "host", None), Err(SpecError::TooLong(_))));
+        assert!(matches!(task(&image(shell()), &request, "host", root(), None), Err(SpecError::TooLong(_))));
     }
 }

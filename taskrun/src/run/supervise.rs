@@ -14,7 +14,7 @@
 //! for without a bound, as in any pipe, until it asks for the task's end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,7 +25,6 @@ use protocol::spec::WindowSize;
 use vmm::control::{self, VmmEvent};
 use vmm::end::EndReason;
 
-use super::control::AgentConnection;
 use super::deadlines::{Deadlines, after, passed};
 use super::outcome::{KillCause, Outcome};
 use super::session::{Progress, Session, Stage};
@@ -33,6 +32,7 @@ use super::signals::{SignalError, Signals};
 use super::stdio::{StdioError, Streams};
 use super::stop::{Step, StopPolicy};
 use crate::errors;
+use crate::microvm::{AgentConnection, Machine};
 use crate::timings::{Phase, Timings};
 
 /// How long a guest whose task is over may take to power off, and a killed task to end, in earnest.
@@ -43,18 +43,6 @@ const START: Duration = Duration::from_secs(600);
 
 /// SIGKILL.
 const KILL: i32 = 9;
-
-/// A machine that runs a guest. A VMM's process, or what plays one in a test.
-pub trait Machine {
-    /// The socket on which it reports; at end of file the machine is gone.
-    fn events(&self) -> BorrowedFd<'_>;
-
-    /// Ends it at once. It may be gone already.
-    fn kill(&mut self);
-
-    /// Waits for the process, whose socket is closed, and gives the reason for its end as far as the process tells it.
-    fn wait(&mut self) -> EndReason;
-}
 
 /// What happens at the command's start, when its input is connected.
 pub type OnStart<'a> = Box<dyn FnOnce(&Streams) -> Result<(), StdioError> + 'a>;

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, ScopedJoinHandle};

@@ -12,27 +12,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use images::LayerBlob;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use protocol::port;
-use vmm::config::{BlockConfig, ChannelConfig, ExtentConfig, FdIndex, VmConfig, create_guest_memory};
+use vmm::config::{BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
 use vmm::control::{self, ControlError};
 use vmm::end::EndReason;
 
-use super::request::RunRequest;
-use super::supervise::Machine;
+use super::Machine;
 use crate::install::{InstallError, Installation};
 use crate::kvm::{self, KvmError};
 
 /// How the names of the variables start that a VMM has too.
 const OWN_VARIABLES: &[u8] = b"TASKRUN_";
-
-/// The name of the block device that carries the layers.
-const LAYERS: &str = "layers";
 
 /// Why a VMM could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +58,7 @@ pub enum LaunchError {
     Config(#[source] ControlError),
 }
 
-/// What a task needs of this host, open.
+/// What every microVM needs of this host, open.
 #[derive(Debug)]
 pub struct Host {
     kvm: File,
@@ -73,12 +68,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Opens what every task needs, and so finds out early what is missing.
+    /// Opens what every microVM needs, and so finds out early what is missing. `kernel` replaces the installed one.
     ///
     /// # Errors
     /// [`LaunchError`], with the remedy.
-    pub fn open(request: &RunRequest) -> Result<Self, LaunchError> {
-        let installation = Installation::locate(request.kernel.as_deref())?;
+    pub fn open(kernel: Option<&Path>) -> Result<Self, LaunchError> {
+        let installation = Installation::locate(kernel)?;
         Ok(Self {
             kvm: kvm::open()?,
             kernel: installation.open_kernel()?,
@@ -86,19 +81,71 @@ impl Host {
             installation,
         })
     }
+
+    /// `/dev/kvm`.
+    #[must_use]
+    pub fn kvm(&self) -> &File {
+        &self.kvm
+    }
 }
 
-/// The runtime's ends of a guest's channels.
+/// A microVM to start.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest memory, in MiB.
+    pub memory_mib: u32,
+    /// Whether the guest kernel's log goes to standard error.
+    pub console: bool,
+    /// Block devices, in the guest's order (`/dev/vda`, …).
+    pub disks: Vec<Disk>,
+    /// Persistent memory, in the guest's order (`/dev/pmem0`, …).
+    pub pmems: Vec<Pmem>,
+    /// Vsock ports that the agent may connect to.
+    pub ports: Vec<u32>,
+}
+
+/// A block device.
 #[derive(Debug)]
-pub struct Channels {
-    /// To the agent.
-    pub control: UnixStream,
-    /// To the command's standard input.
-    pub stdin: Option<UnixStream>,
-    /// From its standard output, or its terminal.
-    pub stdout: UnixStream,
-    /// From its standard error.
-    pub stderr: Option<UnixStream>,
+pub struct Disk {
+    /// Its name, for messages.
+    pub id: &'static str,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Its content, each part on a multiple of [`vmm::config::EXTENT_ALIGNMENT`].
+    pub extents: Vec<Extent>,
+}
+
+/// A part of a file that is a part of a block device.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// The file; disks may share it.
+    pub file: Arc<File>,
+    /// Where the part starts in it, in bytes.
+    pub offset: u64,
+    /// Its length, in bytes.
+    pub length: u64,
+}
+
+/// A file that the guest maps, read-only.
+#[derive(Debug)]
+pub struct Pmem {
+    /// Its name, for messages.
+    pub id: &'static str,
+    /// The file.
+    pub file: Arc<File>,
+    /// Its length, a multiple of [`vmm::config::PMEM_ALIGNMENT`].
+    pub length: u64,
+}
+
+/// A VMM that was started.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its process.
+    pub vmm: Vmm,
+    /// The runtime's ends of the ports, in the plan's order.
+    pub channels: Vec<UnixStream>,
 }
 
 /// The process of a VMM. It is ended when this is dropped.
@@ -108,60 +155,67 @@ pub struct Vmm {
     control: OwnedFd,
 }
 
-/// Starts a VMM for `request`, with the layers on a block device.
+/// Starts the VMM of a microVM.
 ///
 /// # Errors
 /// [`LaunchError`]; no process is left then.
-pub fn launch(host: Host, request: &RunRequest, layers: &[LayerBlob]) -> Result<(Vmm, Channels), LaunchError> {
-    let mib = request.memory.mib();
+pub fn launch(host: &Host, plan: &Plan) -> Result<Launched, LaunchError> {
+    let mib = plan.memory_mib;
     let memory = create_guest_memory(mib).map_err(|source| LaunchError::Memory { mib, source })?;
-    let mut ports = Ports::default();
-    let channels = Channels {
-        control: ports.open(port::CONTROL)?,
-        stdin: request.stdin.then(|| ports.open(port::STDIN)).transpose()?,
-        stdout: ports.open(port::STDOUT)?,
-        stderr: (!request.terminal).then(|| ports.open(port::STDERR)).transpose()?,
-    };
+    let pairs = plan.ports.iter().map(|_| UnixStream::pair().map_err(LaunchError::Socket));
+    let (channels, ends): (Vec<_>, Vec<_>) = pairs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
 
     let stderr = io::stderr();
     let mut given = Given::default();
     let config = VmConfig {
-        vcpus: request.cpu.vcpus(),
+        vcpus: plan.vcpus,
         memory_mib: mib,
         kvm: given.add(host.kvm.as_fd()),
         memory: given.add(memory.as_fd()),
         kernel: given.add(host.kernel.as_fd()),
         initramfs: given.add(host.initramfs.as_fd()),
-        console: request.console.then(|| given.add(stderr.as_fd())),
+        console: plan.console.then(|| given.add(stderr.as_fd())),
         extra_command_line: String::new(),
-        blocks: layer_device(layers, &mut given),
-        channels: ports
-            .ends
+        blocks: blocks(&plan.disks, &mut given),
+        pmems: plan
+            .pmems
             .iter()
+            .map(|pmem| PmemConfig { id: pmem.id.to_owned(), file: given.add(pmem.file.as_fd()), length: pmem.length })
+            .collect(),
+        channels: plan
+            .ports
+            .iter()
+            .zip(&ends)
             .map(|(port, end)| ChannelConfig { port: *port, stream: given.add(end.as_fd()) })
             .collect(),
     };
     let vmm = Vmm::spawn(&host.installation)?;
     control::send_config(vmm.control.as_fd(), &config, &given.descriptors).map_err(LaunchError::Config)?;
-    Ok((vmm, channels))
+    Ok(Launched { vmm, channels })
 }
 
-/// The block device of the layers; none for an image without any.
-fn layer_device<'a>(layers: &'a [LayerBlob], given: &mut Given<'a>) -> Vec<BlockConfig> {
+/// The block devices; a file that several extents lie in is given once.
+fn blocks<'a>(disks: &'a [Disk], given: &mut Given<'a>) -> Vec<BlockConfig> {
     let mut files: Vec<(&Arc<File>, FdIndex)> = Vec::new();
-    let extents: Vec<_> = layers
-        .iter()
-        .map(|layer| {
-            let known = files.iter().find(|(file, _)| Arc::ptr_eq(file, &layer.file)).map(|(_, index)| *index);
-            let file = known.unwrap_or_else(|| {
-                let index = given.add(layer.file.as_fd());
-                files.push((&layer.file, index));
-                index
-            });
-            ExtentConfig { file, offset: layer.offset, length: layer.length }
+    let mut index_of = |file: &'a Arc<File>| {
+        let known = files.iter().find(|(known, _)| Arc::ptr_eq(known, file)).map(|(_, index)| *index);
+        known.unwrap_or_else(|| {
+            let index = given.add(file.as_fd());
+            files.push((file, index));
+            index
         })
-        .collect();
-    if extents.is_empty() { Vec::new() } else { vec![BlockConfig { id: LAYERS.to_owned(), read_only: true, extents }] }
+    };
+    let mut extent = |extent: &'a Extent| ExtentConfig {
+        file: index_of(&extent.file),
+        offset: extent.offset,
+        length: extent.length,
+    };
+    let block = |disk: &'a Disk| BlockConfig {
+        id: disk.id.to_owned(),
+        read_only: disk.read_only,
+        extents: disk.extents.iter().map(&mut extent).collect(),
+    };
+    disks.iter().map(block).collect()
 }
 
 /// The descriptors that the VMM gets.
@@ -174,21 +228,6 @@ impl<'a> Given<'a> {
     fn add(&mut self, descriptor: BorrowedFd<'a>) -> FdIndex {
         self.descriptors.push(descriptor);
         FdIndex(self.descriptors.len().saturating_sub(1))
-    }
-}
-
-/// The VMM's ends of the channels; closed here once the VMM has them.
-#[derive(Debug, Default)]
-struct Ports {
-    ends: Vec<(u32, UnixStream)>,
-}
-
-impl Ports {
-    /// Makes a channel for `port` and gives the runtime's end.
-    fn open(&mut self, port: u32) -> Result<UnixStream, LaunchError> {
-        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Socket)?;
-        self.ends.push((port, theirs));
-        Ok(ours)
     }
 }
 
@@ -254,34 +293,32 @@ fn seal_descriptors() -> Result<(), Errno> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
-
-    use images::{Compression, Digest};
 
     use super::*;
 
-    fn layer(file: &Arc<File>, offset: u64) -> LayerBlob {
-        let file = Arc::clone(file);
-        LayerBlob { file, offset, length: 7, compression: Compression::None, digest: None, diff_id: Digest::of(b"") }
-    }
-
     #[test]
-    fn layers_in_one_archive_share_its_descriptor() {
+    fn extents_in_one_file_share_its_descriptor() {
         let [archive, other] = [(), ()].map(|()| Arc::new(File::open("/dev/null").unwrap()));
-        let layers = [layer(&archive, 512), layer(&other, 0), layer(&archive, 4096)];
+        let extent = |file: &Arc<File>, offset| Extent { file: Arc::clone(file), offset, length: 7 };
+        let disks = [
+            Disk {
+                id: "layers",
+                read_only: true,
+                extents: vec![extent(&archive, 512), extent(&other, 0), extent(&archive, 4096)],
+            },
+            Disk { id: "output", read_only: false, extents: vec![extent(&other, 0)] },
+        ];
         let kvm = File::open("/dev/null").unwrap();
         let mut given = Given::default();
         given.add(kvm.as_fd());
-        let blocks = layer_device(&layers, &mut given);
-        let extents: Vec<_> = blocks[0].extents.iter().map(|extent| (extent.file.0, extent.offset)).collect();
-        assert_eq!(extents, [(1, 512), (2, 0), (1, 4096)]);
+        let blocks = blocks(&disks, &mut given);
+        let extents = |block: &BlockConfig| -> Vec<_> {
+            block.extents.iter().map(|extent| (extent.file.0, extent.offset)).collect()
+        };
+        assert_eq!(extents(&blocks[0]), [(1, 512), (2, 0), (1, 4096)]);
+        assert_eq!(extents(&blocks[1]), [(2, 0)]);
         assert_eq!(given.descriptors.len(), 3);
-        assert!(blocks[0].read_only);
-    }
-
-    #[test]
-    fn an_image_without_layers_has_no_device() {
-        assert!(layer_device(&[], &mut Given::default()).is_empty());
+        assert!(blocks[0].read_only && !blocks[1].read_only);
     }
 
     fn spawn(vmm: &Path) -> Result<Vmm, LaunchError> {

@@ -1,0 +1,220 @@
+//! The configuration file, `config.toml`: in taskrun's home, or else `/etc/taskrun/config.toml`.
+//!
+//! ```toml
+//! [registry."registry.example:5000"]    # see images::registry
+//! insecure = true
+//!
+//! [unpack]                              # the microVM that unpacks images, and what it takes
+//! cpu = 2
+//! memory = "1GB"
+//! max-bytes = "64GB"                    # of an image's files, uncompressed
+//! max-entries = 2000000
+//! ```
+//!
+//! A key that means nothing is refused: it is a mistake, and a limit that is not applied is worse than none.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use images::registry::{RegistryConfig, RegistryTables};
+use serde::Deserialize;
+
+use crate::bytes::Bytes;
+use crate::size::{Cpu, Memory};
+
+/// The name of the file.
+const FILE_NAME: &str = "config.toml";
+
+/// The file for all users.
+const SYSTEM: &str = "/etc/taskrun/config.toml";
+
+/// Why the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("The configuration file {path} can't be read", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not TOML, or has keys or values that mean nothing.
+    #[error("The configuration file {path} is wrong in line {line}: {problem}", path = .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// What it says of registries is wrong.
+    #[error(transparent)]
+    Registry(#[from] images::registry::ConfigError),
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What registries need.
+    pub registries: RegistryConfig,
+    /// How images are unpacked.
+    pub unpack: UnpackConfig,
+}
+
+/// How images are unpacked, and how much of an image is too much.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct UnpackConfig {
+    /// vCPUs of the microVM that unpacks.
+    #[serde(deserialize_with = "cpu")]
+    pub cpu: Cpu,
+    /// Its memory.
+    #[serde(deserialize_with = "memory")]
+    pub memory: Memory,
+    /// The most bytes of an image's uncompressed layers.
+    #[serde(deserialize_with = "bytes")]
+    pub max_bytes: u64,
+    /// The most entries of an image's layers.
+    pub max_entries: u64,
+}
+
+impl Default for UnpackConfig {
+    fn default() -> Self {
+        Self { cpu: Cpu::TWO, memory: Memory::GIB, max_bytes: 64 << 30, max_entries: 2_000_000 }
+    }
+}
+
+impl UnpackConfig {
+    /// Whole vCPUs for the microVM.
+    #[must_use]
+    pub fn vcpus(&self) -> u8 {
+        self.cpu.vcpus()
+    }
+}
+
+/// The file, as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    registry: RegistryTables,
+    unpack: UnpackConfig,
+}
+
+impl Config {
+    /// Reads the file in `home`, else that of all users. Where there is none, everything is as it is by default.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file, and the line where there is one.
+    pub fn load(home: &Path) -> Result<Self, ConfigError> {
+        for path in [home.join(FILE_NAME), SYSTEM.into()] {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => return Self::parse(&path, &text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(ConfigError::Read { path, source }),
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            line: error.span().map_or(1, |span| line_of(text, span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        Ok(Self { registries: RegistryConfig::new(path, file.registry)?, unpack: file.unpack })
+    }
+}
+
+/// The line of a place in a text, counted from 1.
+fn line_of(text: &str, place: usize) -> usize {
+    let before = text.get(..place).unwrap_or(text);
+    before.matches('\n').count().saturating_add(1)
+}
+
+/// A number or a text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Whole(u64),
+    Part(f64),
+    Text(String),
+}
+
+impl Amount {
+    fn text(self) -> String {
+        match self {
+            Self::Whole(number) => number.to_string(),
+            Self::Part(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+fn parsed<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+    D: serde::Deserializer<'de>,
+{
+    Amount::deserialize(deserializer)?.text().parse().map_err(serde::de::Error::custom)
+}
+
+fn cpu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Cpu, D::Error> {
+    parsed(deserializer)
+}
+
+fn memory<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Memory, D::Error> {
+    parsed(deserializer)
+}
+
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    parsed::<Bytes, D>(deserializer).map(|bytes| bytes.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/c.toml"), text)
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        assert_eq!(parse("").unwrap().unpack, UnpackConfig::default());
+        assert_eq!(Config::load(Path::new("/no/such/folder")).unwrap().unpack, UnpackConfig::default());
+    }
+
+    #[test]
+    fn limits_are_read_as_on_the_command_line() {
+        let text = "[unpack]\ncpu = 0.5\nmemory = \"2GB\"\nmax-bytes = \"1.5GB\"\nmax-entries = 10\n";
+        let unpack = parse(text).unwrap().unpack;
+        assert_eq!((unpack.vcpus(), unpack.memory.mib()), (1, 2048));
+        assert_eq!((unpack.max_bytes, unpack.max_entries), (3 << 29, 10));
+        assert_eq!(parse("[unpack]\nmemory = 256\n").unwrap().unpack.memory.mib(), 256);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_line() {
+        for (text, line, word) in [
+            ("[unpack]\nmax-byte = 1\n", 2, "max-byte"),
+            ("\n\n[unpak]\n", 3, "unpak"),
+            ("[unpack]\nmemory = \"16MB\"\n", 2, "64 MiB"),
+            ("[unpack\n", 1, ""),
+        ] {
+            let error = parse(text).unwrap_err();
+            let ConfigError::Parse { line: found, problem, .. } = &error else { panic!("{error}") };
+            assert_eq!(*found, line, "{error}");
+            assert!(problem.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn registries_are_read_too() {
+        assert!(parse("[registry.\"a:5000\"]\ninsecure = true\n").is_ok());
+        assert!(parse("[registry.\"a:5000\"]\nunsure = true\n").is_err());
+    }
+}
