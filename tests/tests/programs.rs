@@ -74,8 +74,8 @@ print JSON::PP->new->canonical->encode({ date => "$month/$year", sum => sum(1 ..
 #[test]
 fn a_debian_installation_is_whole() -> Result<()> {
     // `dpkg --verify` is silent when every file has the content that its package came with.
-    let script = "set -e -o pipefail; dpkg --verify; dpkg -l | wc -l; apt-get --version | head -n 1; \
-        [[ $(</etc/debian_version) == 12.* ]] && printf '%(%Y)T\\n' 0";
+    let script = "set -e; dpkg --verify; dpkg -l | wc -l; apt-get --version | sed -n 1p; \
+        [[ $(</etc/debian_version) == 12.* ]]; printf '%(%Y)T\\n' 0";
     let text = run("minbase", &["bash", "-c", script]);
     let [packages, apt, year] = *text.lines().collect::<Vec<_>>() else { panic!("not three lines: {text}") };
     assert!(packages.parse::<u32>()? > 80, "{packages} lines of packages");
