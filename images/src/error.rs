@@ -214,6 +214,16 @@ pub enum ImageError {
         /// The platforms that there are images for.
         offered: Vec<Platform>,
     },
+    /// The platform that was asked for is not there.
+    #[error("The image in {place} is for {}, and not for {wanted}", list(.offered))]
+    NoSuchPlatform {
+        /// The directory, archive or name.
+        place: String,
+        /// What was asked for.
+        wanted: Platform,
+        /// The platforms that there are images for.
+        offered: Vec<Platform>,
+    },
     /// More layers than images have.
     #[error("The image in {place} has {count} layers, more than the {} that are allowed", crate::MAX_LAYERS)]
     TooManyLayers {

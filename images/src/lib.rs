@@ -43,6 +43,7 @@ pub mod manifest;
 pub mod name;
 pub mod platform;
 pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod tar_index;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::document::{Descriptor, Index};
 use crate::error::ImageError;
 use crate::files::{Document, Expected};
 use crate::image::Compression;
-use crate::platform::{self, Choice};
+use crate::platform::{self, Choice, Platform};
 
 /// How deep indexes may lie in indexes.
 const MAX_DEPTH: usize = 4;
@@ -85,38 +85,47 @@ pub(crate) fn choose_tagged<'a>(
     }
 }
 
-/// Follows `descriptor` through nested indexes to a manifest. `read` gets the document that a descriptor names.
-pub(crate) fn resolve<'p>(
+/// Follows `descriptor` through nested indexes to a manifest, that of the platform `wanted` or the best one. `read` gets
+/// the document that a descriptor names.
+pub(crate) fn resolve<'p, E: From<ImageError>>(
     mut descriptor: Descriptor,
-    read: impl Fn(&Descriptor, &str) -> Result<Document<'p>, ImageError>,
-) -> Result<(Descriptor, Document<'p>), ImageError> {
+    wanted: Option<&Platform>,
+    read: impl Fn(&Descriptor, &str) -> Result<Document<'p>, E>,
+) -> Result<(Descriptor, Document<'p>), E> {
     for _ in 0..=MAX_DEPTH {
         let kind = Kind::of(&descriptor.media_type);
         let document = read(&descriptor, if kind == Kind::Index { "the index" } else { "the manifest" })?;
         match kind {
             Kind::Manifest => return Ok((descriptor, document)),
             Kind::Index => {}
-            Kind::Unsupported(problem) => return Err(media_type(&document, &descriptor, problem)),
+            Kind::Unsupported(problem) => return Err(media_type(&document, &descriptor, problem).into()),
             Kind::Config | Kind::Layer(_) => {
-                return Err(media_type(&document, &descriptor, "which is not that of an image"));
+                return Err(media_type(&document, &descriptor, "which is not that of an image").into());
             }
         }
         let index: Index = document.parse()?;
         if index.config.is_some() || index.layers.is_some() || differs(index.media_type.as_deref(), &descriptor) {
-            return Err(document.contradiction(CONFUSED));
+            return Err(document.contradiction(CONFUSED).into());
         }
-        descriptor = match platform::choose(&index.manifests.iter().collect::<Vec<_>>()) {
+        let place = || document.place.to_owned();
+        descriptor = match platform::choose_wanted(&index.manifests, wanted) {
             Choice::Best(best) => best.first().copied().cloned(),
             Choice::NoneFits(offered) if offered.is_empty() => None,
-            Choice::NoneFits(offered) => return Err(ImageError::Platform { place: document.place.into(), offered }),
+            Choice::NoneFits(offered) => match wanted {
+                Some(wanted) => {
+                    return Err(ImageError::NoSuchPlatform { place: place(), wanted: wanted.clone(), offered }.into());
+                }
+                None => return Err(ImageError::Platform { place: place(), offered }.into()),
+            },
         }
-        .ok_or_else(|| ImageError::NoImage { place: document.place.into() })?;
+        .ok_or_else(|| ImageError::NoImage { place: place() })?;
     }
     Err(ImageError::Contradiction {
         place: read(&descriptor, "the index")?.place.into(),
         what: format!("the index {}", descriptor.digest),
         problem: "lies too deep in other indexes",
-    })
+    }
+    .into())
 }
 
 /// The problem of a document that could be read as an index and as a manifest.
@@ -147,7 +156,6 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::document::REF_NAME;
-    use crate::platform::Platform;
 
     #[test]
     fn media_types_of_oci_and_docker_say_the_same_kinds() {

@@ -101,7 +101,7 @@ fn split_host(repository: &str) -> (&str, &str) {
 }
 
 /// `HOST` or `HOST:PORT`: a DNS name, an IPv4 address or an IPv6 address in brackets.
-fn is_host(host: &str) -> bool {
+pub(crate) fn is_host(host: &str) -> bool {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),
         _ => (host, None),

@@ -81,6 +81,31 @@ pub fn choose<'a>(descriptors: &[&'a Descriptor]) -> Choice<'a> {
     Choice::Best(descriptors.iter().copied().filter(|descriptor| rank(descriptor) == Some(best)).collect())
 }
 
+/// Chooses among `descriptors` those for the platform `wanted`, whose level counts when it names one; or as [`choose`]
+/// does.
+#[must_use]
+pub fn choose_wanted<'a>(descriptors: &'a [Descriptor], wanted: Option<&Platform>) -> Choice<'a> {
+    let is_wanted = |platform: &Platform| {
+        wanted.is_none_or(|wanted| {
+            platform.os == wanted.os
+                && platform.architecture == wanted.architecture
+                && (wanted.variant.is_empty() || platform.variant == wanted.variant)
+        })
+    };
+    let fitting: Vec<&Descriptor> =
+        descriptors.iter().filter(|descriptor| descriptor.platform.as_ref().is_none_or(is_wanted)).collect();
+    match choose(&fitting) {
+        Choice::NoneFits(_) => choose_none(descriptors),
+        best => best,
+    }
+}
+
+/// None fits.
+fn choose_none(descriptors: &[Descriptor]) -> Choice<'static> {
+    let platforms = descriptors.iter().filter_map(|descriptor| descriptor.platform.clone());
+    Choice::NoneFits(platforms.filter(|platform| platform.os != "unknown").collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
