@@ -17,6 +17,14 @@ const UMOCI_RAW: &str = "umoci raw unpack";
 const WHOLE: &str = "taskrun, whole";
 const WORK: &str = "taskrun, without the guest's boot";
 
+/// Parts of the whole, as far as this taskrun has the phases.
+const PARTS: [(&str, &str, &str); 4] = [
+    (WORK, "unpack-agent-ready", "image-unpacked"),
+    ("taskrun, part: the guest boots", "image-opened", "unpack-agent-ready"),
+    ("taskrun, part: the guest unpacks", "unpack-agent-ready", "unpack-reported"),
+    ("taskrun, part: the guest ends, the host puts it into the store", "unpack-reported", "image-unpacked"),
+];
+
 const ABOUT: &str = "Debian packages as an image: about 100 MB of gzip in three layers. `umoci unpack` runs as root on the \
     host and also hashes what it wrote, for a later repack; `umoci raw unpack` doesn't. taskrun's time counts from the \
     start of the process, with an empty store: a microVM boots, inflates, verifies both digests of each layer and writes \
@@ -59,8 +67,7 @@ fn umoci(bench: &Bench, command: &[&str], image: &str, series: &str) -> Result<V
 /// What a task that had to unpack its image first says of that. The task itself isn't counted.
 fn samples(timings: &Timings) -> Result<Vec<Sample>> {
     let whole = timings.until("image-unpacked").context("The image was not unpacked")?;
-    let mut samples = vec![Sample::milliseconds(WHOLE, whole)];
-    let work = timings.between("unpack-agent-ready", "image-unpacked");
-    samples.extend(work.map(|value| Sample::milliseconds(WORK, value)));
-    Ok(samples)
+    let part =
+        |&(series, from, to): &(&str, &str, &str)| Some(Sample::milliseconds(series, timings.between(from, to)?));
+    Ok(std::iter::once(Sample::milliseconds(WHOLE, whole)).chain(PARTS.iter().filter_map(part)).collect())
 }
