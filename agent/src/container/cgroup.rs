@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn too_little_memory_says_how_much_there_is() {
         let error = limit_of(256 << 20, 10 << 20).unwrap_err();
-        assert!(error.to_string().starts_with("The unpacked image leaves 10 MiB of the task's 256 MiB"));
+        assert!(error.to_string().starts_with("The guest's kernel and agent leave 10 MiB of the task's 256 MiB"));
         assert_eq!(error.kind(), FailureKind::Settings);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Everything happens after `pivot_root`, so no path of the image can lead out of it: what was outside is not there any more.
 //! Only `/proc`, `/sys` and `/dev` are directories of the image; they are made where they are missing and refused where they are
-//! something else. All others lie in file systems that this module mounted itself.
+//! something else. All others lie in file systems that this module mounted itself. What the task asked for is mounted in the
+//! root already ([`crate::root`]) and comes along.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

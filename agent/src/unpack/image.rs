@@ -30,7 +30,7 @@ impl<'a, O: Output> Image<'a, O> {
         let options = Options { max_size: limit, ..Options::default() };
         let mut writer = Writer::new(Counted { output, written }, options);
         let root = Metadata::implied();
-        writer.set_attributes(InodeId::ROOT, attributes(&root, root.mode, Vec::new()))?;
+        writer.set_attributes(InodeId::ROOT, attributes(&root, root.mode))?;
         Ok(Self { writer, inodes: vec![Some(InodeId::ROOT)], left_out: None })
     }
 
@@ -85,7 +85,7 @@ impl<'a, O: Output> Image<'a, O> {
             }
         }
         let mode = if subject == Subject::Symlink { SYMLINK_MODE } else { metadata.mode };
-        Ok(attributes(metadata, mode, held))
+        Ok(Attributes { xattrs: held, ..attributes(metadata, mode) })
     }
 }
 
@@ -143,10 +143,11 @@ impl<O: Output> Sink for Image<'_, O> {
     }
 }
 
-fn attributes(metadata: &Metadata, mode: u32, xattrs: Vec<(Box<[u8]>, Box<[u8]>)>) -> Attributes {
+/// All but the extended attributes.
+fn attributes(metadata: &Metadata, mode: u32) -> Attributes {
     let Metadata { uid, gid, mtime, .. } = *metadata;
     let mtime = erofs::Time { seconds: mtime.seconds, nanoseconds: mtime.nanoseconds };
-    Attributes { mode: u16::try_from(mode & 0o7777).unwrap_or_default(), uid, gid, mtime, xattrs }
+    Attributes { mode: u16::try_from(mode & 0o7777).unwrap_or_default(), uid, gid, mtime, xattrs: Vec::new() }
 }
 
 /// Counts what is written.

@@ -156,7 +156,7 @@ impl DeviceOutput {
         if self.failed {
             return Err(stopped());
         }
-        if !self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(job).is_err()) {
             // The thread has ended: among what came back is why.
             while self.pending > 0 {
                 self.collect()?;
@@ -246,7 +246,11 @@ fn stopped() -> io::Error {
 }
 
 fn check_aligned(offset: u64, length: u64) -> io::Result<()> {
-    if offset % BLOCK == 0 && length % BLOCK == 0 { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    if offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }
 
 /// The writer thread: ends with its queue, or at the first failure.

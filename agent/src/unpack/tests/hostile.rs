@@ -1,8 +1,8 @@
 //! Images that try to get out, to break the unpacking, or to use the guest up. There is no file system to get out into;
 //! that a path means what it should is checked all the same.
 
-use super::Fixture;
 use super::tar::{Member, Tar, record};
+use super::{Fixture, unpack_layers};
 
 fn refused(tar: Tar, reason: &str) {
     let error = Fixture::new().layer(Tar::new().file("ok", "")).layer(tar).error();
@@ -200,6 +200,22 @@ fn limits_hold() {
     fixture.limits.bytes = 10_000;
     assert!(fixture.error().contains("larger than 10000 bytes"));
 
+    let mut fixture = Fixture::new().layer(files(100));
+    fixture.limits.memory = 20_000;
+    assert!(fixture.error().contains("take more than the 0 MiB of memory"));
+    // Attributes and links count as well.
+    let large = vec![b'x'; 60_000];
+    let pax: &[(&str, &[u8])] = &[("SCHILY.xattr.user.a", &large)];
+    let mut fixture = Fixture::new().layer(Tar::new().member(&Member { name: b"f", pax, ..Member::default() }));
+    fixture.limits.memory = 50_000;
+    assert!(fixture.error().contains("names and attributes take more"));
+
+    let content = vec![b'x'; 100_000];
+    let large = Member { name: b"f", content: &content, ..Member::default() };
+    let mut fixture = Fixture::new().layer(Tar::new().member(&large));
+    fixture.limits.image_bytes = 64 << 10;
+    assert!(fixture.error().contains("the unpacked image would be larger than 65536 bytes"));
+
     // A file that claims 10 GiB and has nothing.
     let mut header = tar::Header::new_gnu();
     header.as_old_mut().name[..1].copy_from_slice(b"a");
@@ -211,6 +227,47 @@ fn limits_hold() {
     header.set_size(10 << 30);
     header.set_cksum();
     assert!(Fixture::new().bytes(header.as_bytes()).error().contains("in the middle of a file"));
+}
+
+/// A stream that becomes a thousand times as long.
+#[test]
+fn a_bomb_ends_at_the_limit_and_is_not_read_to_its_end() {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..1].copy_from_slice(b"a");
+    header.set_mode(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.as_old_mut().linkflag = *b"0";
+    header.set_size(10 << 30);
+    header.set_cksum();
+    encoder.write_all(header.as_bytes()).unwrap();
+    let piece = vec![0; 1 << 20];
+    (0..512).for_each(|_| encoder.write_all(&piece).unwrap());
+    let mut fixture = Fixture::new().stored(protocol::spec::Compression::Gzip, &encoder.finish().unwrap(), b"");
+    fixture.limits.bytes = 16 << 20;
+    let result = unpack_layers(&fixture.device(), &fixture.layers, NoData, &fixture.limits, &mut |_| {});
+    let error = result.map(|_| ()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "Entry \"a\" of layer 1 of 1 can't be unpacked: the image is larger than 16777216 bytes uncompressed"
+    );
+}
+
+/// An output for an image in which nothing is written before its end.
+#[derive(Debug)]
+struct NoData;
+
+impl erofs::Output for NoData {
+    fn write_at(&mut self, _: u64, _: &[u8]) -> std::io::Result<()> {
+        panic!("zeros are not written")
+    }
+
+    fn discard(&mut self, _: u64, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
