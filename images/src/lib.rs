@@ -21,6 +21,7 @@
 //!   tar archive.
 //! - `layout`: the OCI image layout over such files; [`manifest`]: from an index to the one manifest that is meant;
 //!   [`platform`]: which of several images fits. `docker_archive`: the format of `docker save`.
+//! - [`store`]: what was pulled and unpacked, on this machine, for all processes of a user.
 //! - [`config`]: what an image says about its process. [`command`], [`mod@env`]: what becomes of that with the caller's
 //!   own wishes, as docker does it.
 //!

@@ -25,10 +25,10 @@ fn child() {
     }
 }
 
-fn spawn(store: &Store, role: &str) -> Child {
+fn start(store: &Store, role: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "store::tests::crash::child", "--nocapture", "--test-threads=1"]);
-    command.env(ROLE, role).env(ROOT, store.root()).stdout(Stdio::piped()).spawn().unwrap()
+    spawn(command.env(ROLE, role).env(ROOT, store.root()).stdout(Stdio::piped()))
 }
 
 /// Downloads one big blob, and says whether that was its work.
@@ -46,8 +46,8 @@ fn download(store: &Store) {
 
 #[test]
 fn processes_download_a_blob_once() {
-    let (_temp, store) = store();
-    let children: Vec<Child> = (0..6).map(|_| spawn(&store, "download")).collect();
+    let (_temp, store) = store_of_many();
+    let children: Vec<Child> = (0..6).map(|_| start(&store, "download")).collect();
     let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap());
     let texts: Vec<String> = outputs.map(|output| String::from_utf8(output.stdout).unwrap()).collect();
     let count = |word: &str| texts.iter().filter(|text| text.lines().any(|line| line == word)).count();
@@ -108,7 +108,7 @@ fn harmless(result: Result<Removed, StoreError>) {
 /// Kills one of two working processes at 24 moments, which differ in every run.
 #[test]
 fn killed_at_any_moment_it_stays_valid() {
-    let (_temp, store) = store();
+    let (_temp, store) = store_of_many();
     let mut survivor = working(&store, 1);
     for round in 0..24_u32 {
         let mut victim = working(&store, round + 2);
@@ -123,6 +123,7 @@ fn killed_at_any_moment_it_stays_valid() {
     }
     stop(&mut survivor);
     assert_valid(&store);
+    let _calm = calm();
     // Nothing is locked by the dead, and everything can be done again.
     let stored = pull(&store, "app", &["base", "again"]).unwrap();
     drop(build(&store, &key_of(&store, &stored), b"x", Some(&stored.manifest)));
@@ -135,7 +136,7 @@ fn killed_at_any_moment_it_stays_valid() {
 
 /// A process that churns, and has begun to.
 fn working(store: &Store, seed: u32) -> Child {
-    let mut child = spawn(store, &seed.to_string());
+    let mut child = start(store, &seed.to_string());
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     assert!(lines.map_while(Result::ok).any(|line| line.ends_with("ready")), "the child did not start");
     child

@@ -20,8 +20,9 @@ impl Small {
             return None;
         }
         let temp = tempfile::tempdir().unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(temp.path()).status();
-        if mount.is_ok_and(|status| status.success()) {
+        let mut command = Command::new("mount");
+        let mut mount = spawn(command.args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(temp.path()));
+        if mount.wait().is_ok_and(|status| status.success()) {
             return Some(Self { temp });
         }
         eprintln!("NOT RUN: the small file system that this test needs can't be mounted");
@@ -45,7 +46,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.temp.path()).status();
+        let _ = spawn(Command::new("umount").arg("-l").arg(self.temp.path())).wait();
     }
 }
 

@@ -11,15 +11,16 @@ const ALL: PruneOptions = PruneOptions { all: true, keep_storage: None };
 /// so is the lock.
 #[test]
 fn a_lock_lives_as_long_as_any_process_has_the_file() {
-    let (_temp, store) = store();
+    let (_temp, store) = store_of_many();
     let blob = store.put(b"text").unwrap();
     let digest = blob.digest;
     let copy = blob.file.try_clone().unwrap();
-    let mut child = Command::new("sleep").arg("1000").stdin(Stdio::from(copy)).spawn().unwrap();
+    let mut child = spawn(Command::new("sleep").arg("1000").stdin(Stdio::from(copy)));
     drop(blob);
     assert_eq!(store.prune(&ALL).unwrap().in_use, [digest.to_string()]);
     child.kill().unwrap();
     child.wait().unwrap();
+    let _calm = calm();
     assert_eq!(store.prune(&ALL).unwrap().blobs, [digest]);
 }
 
@@ -39,15 +40,16 @@ fn a_copy_in_the_same_process_counts_too() {
 /// The virtual machine that writes an output may outlive the process that started it.
 #[test]
 fn an_output_that_somebody_still_writes_is_not_taken_over() {
-    let (_temp, store) = store();
+    let (_temp, store) = store_of_many();
     let path = store.building_path(&"0".repeat(64));
     // A builder that dies doesn't unlock: the descriptor is just closed.
     let output = File::create(&path).unwrap();
     output.lock().unwrap();
-    let mut child = Command::new("sleep").arg("1000").stdin(Stdio::from(output)).spawn().unwrap();
+    let mut child = spawn(Command::new("sleep").arg("1000").stdin(Stdio::from(output)));
     assert_eq!(store.prune(&ALL).unwrap().in_use, [path.display().to_string()]);
     child.kill().unwrap();
     child.wait().unwrap();
+    let _calm = calm();
     assert_eq!(store.prune(&ALL).unwrap().leftovers, [path]);
 }
 

@@ -10,7 +10,8 @@ mod rootfs;
 
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::process::{Child, Command};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tempfile::TempDir;
 
@@ -20,11 +21,47 @@ use crate::name::Name;
 use crate::platform::Platform;
 use crate::testing::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, configuration};
 
-/// A new store.
-pub(super) fn store() -> (TempDir, Store) {
+/// A process that is being started has, until its program runs, copies of all descriptors of this one, with their locks.
+/// Tests that see whether something is in use keep others from starting processes.
+static SPAWNING: RwLock<()> = RwLock::new(());
+
+/// As long as this lives no process is started.
+pub(super) fn calm() -> RwLockReadGuard<'static, ()> {
+    SPAWNING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process.
+pub(super) fn spawn(command: &mut Command) -> Child {
+    let _spawning = SPAWNING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
+}
+
+/// Where a test's store is.
+pub(super) struct Place {
+    temp: TempDir,
+    _calm: Option<RwLockReadGuard<'static, ()>>,
+}
+
+impl Place {
+    pub(super) fn path(&self) -> &Path {
+        self.temp.path()
+    }
+}
+
+/// A new store, for a test that starts no process.
+pub(super) fn store() -> (Place, Store) {
+    new_store(Some(calm()))
+}
+
+/// A new store, for a test that starts processes.
+pub(super) fn store_of_many() -> (Place, Store) {
+    new_store(None)
+}
+
+fn new_store(calm: Option<RwLockReadGuard<'static, ()>>) -> (Place, Store) {
     let temp = tempfile::tempdir().unwrap();
     let store = Store::open(&temp.path().join("images")).unwrap();
-    (temp, store)
+    (Place { temp, _calm: calm }, store)
 }
 
 pub(super) fn name(text: &str) -> Name {
