@@ -318,7 +318,7 @@ fn library(host: &Host, settings: &Registry, timing: Timing, scheme: &str) -> Re
         connect_timeout: Some(timing.connect),
         read_timeout: Some(timing.stall),
         user_agent: AGENT,
-        no_proxy: nobody.as_ref().map(|_| "*".to_owned()),
+        no_proxy: nobody.as_ref().map(|_| "localhost,127.0.0.0/8,::1".to_owned()),
         https_proxy: nobody.clone(),
         http_proxy: nobody,
         ..ClientConfig::default()

@@ -5,6 +5,10 @@ use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
+
+/// How long a request that has to come may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +111,12 @@ impl Proxy {
         state.requests.iter().filter(|request| request.path.contains(part)).cloned().collect()
     }
 
-    /// Waits until a request came for a path that contains `part`.
+    /// Waits until a request came for a path that contains `part`. Panics when none comes.
     pub fn wait_for(&self, part: &str) {
         let state = self.shared.state.lock().unwrap();
         let missing = |state: &mut State| !state.requests.iter().any(|request| request.path.contains(part));
-        drop(self.shared.changed.wait_while(state, missing).unwrap());
+        let (_state, waited) = self.shared.changed.wait_timeout_while(state, PATIENCE, missing).unwrap();
+        assert!(!waited.timed_out(), "no request for {part}");
     }
 }
 

@@ -92,9 +92,11 @@ impl Registry {
     pub fn push(&self, source: &str, name: &str, format: Format) {
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["copy", "--quiet", "--all", "--insecure-policy", "--dest-tls-verify=false"]);
-        if format == Format::Docker {
-            skopeo.args(["--format", "v2s2"]);
-        }
+        match format {
+            // Else it would compress plain layers.
+            Format::Keep => skopeo.arg("--preserve-digests"),
+            Format::Docker => skopeo.args(["--format", "v2s2"]),
+        };
         if let Some((user, password)) = &self.options.htpasswd {
             skopeo.args(["--dest-creds", &format!("{user}:{password}")]);
         }
