@@ -1,4 +1,5 @@
 //! Pulling through faults: broken connections, registries that stumble, and such that lie.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "the tests' own tools")]
 
 mod support;
 

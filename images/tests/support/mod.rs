@@ -1,5 +1,5 @@
 //! What the tests of pulling share.
-#![allow(dead_code, reason = "each test uses some of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "the tests' own tools; each test uses some of them")]
 
 use std::path::Path;
 use std::sync::Mutex;
