@@ -30,8 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(240);
 #[derive(Debug)]
 pub struct Task {
     command: Command,
-    stdin: Option<Vec<u8>>,
+    stdin: Input,
     run: Run,
+}
+
+/// A call's standard input.
+#[derive(Debug)]
+enum Input {
+    Nothing,
+    Bytes(Vec<u8>),
+    Open,
 }
 
 /// What every call has: its mark, its directories and the host as it was.
@@ -69,7 +77,7 @@ pub fn taskrun<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Task 
     command.args(arguments).env("TASKRUN_HOME", home.path()).env("TMPDIR", temporary.path()).env(MARK, &mark);
     command.env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC").env_remove("DOCKER_CONFIG");
     symlink(place::store(), home.path().join(STORE)).expect("a link to the store");
-    Task { command, stdin: None, run: Run { mark, home, temporary, before: Snapshot::take() } }
+    Task { command, stdin: Input::Nothing, run: Run { mark, home, temporary, before: Snapshot::take() } }
 }
 
 /// A directory that is gone after the test.
@@ -100,7 +108,14 @@ impl Task {
     /// Gives taskrun this on its standard input; without it there is nothing.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin = Some(bytes.into());
+        self.stdin = Input::Bytes(bytes.into());
+        self
+    }
+
+    /// Gives taskrun a standard input that stays open until the test closes it ([`Running::child`]).
+    #[must_use]
+    pub fn open_stdin(mut self) -> Self {
+        self.stdin = Input::Open;
         self
     }
 
@@ -153,10 +168,12 @@ impl Task {
     #[must_use]
     #[expect(clippy::expect_used, reason = "tests can't go on without it")]
     pub fn start_unheard(mut self) -> (Running, ChildStderr) {
-        let stdin = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+        let stdin = if matches!(self.stdin, Input::Nothing) { Stdio::null() } else { Stdio::piped() };
         self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("taskrun starts");
-        if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), self.stdin.take()) {
+        if let Input::Bytes(bytes) = std::mem::replace(&mut self.stdin, Input::Nothing)
+            && let Some(mut pipe) = child.stdin.take()
+        {
             // A task that does not read its input must not hold up the test.
             thread::spawn(move || pipe.write_all(&bytes));
         }
@@ -244,6 +261,22 @@ impl Running {
             seen.extend_from_slice(&byte);
         }
         String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    /// Kills taskrun itself and waits until its VMM has noticed and is gone too.
+    ///
+    /// # Panics
+    /// When the VMM outlives it.
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn kill(mut self) {
+        // It may be over already.
+        let _ = kill(self.pid(), Signal::SIGKILL);
+        self.child.wait().expect("a child");
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !leftovers::processes(&self.run.mark).is_empty() {
+            assert!(Instant::now() < limit, "the VMM outlived taskrun");
+            thread::yield_now();
+        }
     }
 
     /// Waits for its end, collects the rest, and looks for what it left behind.
