@@ -28,7 +28,11 @@ pub enum Phase {
     ImagePulled,
     /// The image's manifest and configuration are read and checked.
     ImageOpened,
-    /// The image was unpacked, in a microVM of its own. Absent when that had been done before.
+    /// The agent that unpacks the image reported from its microVM. Absent, as the next two, when that had been done before.
+    UnpackAgentReady,
+    /// That agent has unpacked the image.
+    UnpackReported,
+    /// The unpacked image is in the store.
     ImageUnpacked,
     /// The ledger has the task.
     Admitted,

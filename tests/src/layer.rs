@@ -5,6 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 /// The modification time of entries that do not set their own, in seconds since 1970.
@@ -157,4 +158,44 @@ fn copy(field: &mut [u8], text: &[u8]) {
     for (place, byte) in field.iter_mut().zip(text) {
         *place = *byte;
     }
+}
+
+/// A layer with one file of so many zeros, compressed with gzip, and its diff ID. The archive itself is never held: it is
+/// made of members that repeat.
+///
+/// # Panics
+/// When it can't be compressed.
+#[must_use]
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
+pub fn zeros(name: &str, length: u64) -> (Vec<u8>, String) {
+    const MEMBER: usize = 64 << 20;
+    let member = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    let mut header = Header::new_gnu();
+    header.set_path(name).expect("a short name");
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_mtime(MTIME);
+    header.set_size(length);
+    header.set_cksum();
+    let zeros = vec![0; MEMBER];
+    let compressed = member(&zeros);
+    // The last member ends the file and the archive.
+    let whole = length / MEMBER as u64;
+    let rest = usize::try_from(length % MEMBER as u64).expect("less than a member").next_multiple_of(512);
+    let end = vec![0; rest.saturating_add(1024)];
+    let mut blob = member(header.as_bytes());
+    let mut hash = Sha256::new();
+    hash.update(header.as_bytes());
+    for _ in 0..whole {
+        blob.extend_from_slice(&compressed);
+        hash.update(&zeros);
+    }
+    blob.extend_from_slice(&member(&end));
+    hash.update(&end);
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    (blob, format!("sha256:{hex}"))
 }

@@ -190,3 +190,23 @@ fn vector_registers_survive_switches_between_processes() -> Result<()> {
     assert_eq!(outcome.text(), "0 of 150 rounds wrong, other process right");
     Ok(())
 }
+
+/// 10 GiB; less in the lab, where decompressing and hashing is work for an emulated processor.
+#[test]
+fn zeros_without_end_become_an_image_that_takes_no_room() -> Result<()> {
+    let in_lab = std::env::var_os("TASKRUN_TEST_SUITE").is_some_and(|suite| suite == "lab");
+    let length: u64 = if in_lab { 256 << 20 } else { 10 << 30 };
+    let directory = tempfile::tempdir()?;
+    let (blob, diff_id) = e2e::layer::zeros("zeros", length);
+    let image = Image::with_shell()?.blob(blob, "application/vnd.oci.image.layer.v1.tar+gzip", diff_id);
+    let reference = image.write(directory.path())?;
+    let script = "stat -c %s /zeros; tail -c 4096 /zeros | tr -d '\\0' | wc -c";
+    let task = taskrun(["run", "--memory", "1GB", &reference, "sh", "-c", script]).own_store();
+    let outcome = task.output().expect_code(0);
+    assert_eq!(outcome.text(), format!("{length}\n0"));
+    let files = std::fs::read_dir(outcome.home().join("images/rootfs"))?;
+    let blocks = files.map(|file| Ok(std::os::unix::fs::MetadataExt::blocks(&file?.metadata()?)));
+    let used = blocks.sum::<Result<u64>>()?.saturating_mul(512);
+    assert!((1..64 << 20).contains(&used), "the image takes {used} bytes on the disk");
+    Ok(())
+}

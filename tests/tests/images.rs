@@ -39,7 +39,11 @@ fn a_hard_image_unpacks_as_umoci_unpacks_it() -> Result<()> {
     let expected = fs::read_to_string(fixtures().join("hard.tree"))?;
     let outcome = taskrun(["run", &fixture("hard:latest"), "/bin/probe", "tree", "/"]).output().expect_code(0);
     let found = outcome.text();
-    let (found, expected): (Vec<_>, Vec<_>) = (found.lines().collect(), expected.lines().collect());
+    // Every task gets these files, and so the directory changes.
+    let given = ["/etc ", "/etc/hostname ", "/etc/hosts ", "/etc/resolv.conf "];
+    let compared = |line: &&str| !given.iter().any(|path| line.starts_with(path));
+    let found: Vec<_> = found.lines().filter(compared).collect();
+    let expected: Vec<_> = expected.lines().filter(compared).collect();
     let missing: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
     let extra: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
     assert!(missing.is_empty() && extra.is_empty(), "missing or different:\n{missing:#?}\nunexpected:\n{extra:#?}");
@@ -63,7 +67,10 @@ fn layers_that_reach_outside_stay_inside() -> Result<()> {
     let (_directory, image) = with_layer(&layer)?;
     let script = "cd /; cat climbed absolute through-up through-slash last; ls etc; head -n 1 hard";
     let outcome = taskrun(["run", &image, "sh", "-c", script]).output().expect_code(0);
-    assert_eq!(outcome.text(), "1\n2\n3\n4\n5\ngroup\npasswd\nroot:x:0:0:root:/root:/bin/sh");
+    assert_eq!(
+        outcome.text(),
+        "1\n2\n3\n4\n5\ngroup\nhostname\nhosts\npasswd\nresolv.conf\nroot:x:0:0:root:/root:/bin/sh"
+    );
     Ok(())
 }
 
@@ -166,9 +173,10 @@ fn images_that_cannot_run_here_are_one_sentence_each() -> Result<()> {
 }
 
 #[test]
-fn a_layer_that_unpacks_to_more_than_the_task_holds_is_refused() -> Result<()> {
+fn an_image_may_be_larger_than_the_tasks_memory() -> Result<()> {
     let layer = Layer::new().file("zeros", mode(0o644), vec![0; 136 << 20]);
     let (_directory, image) = with_layer(&layer)?;
-    taskrun(["run", "--memory", "128MB", &image, "true"]).output().expect_failure(125, &["layer 2 of 2", "--memory"]);
+    let outcome = taskrun(["run", "--memory", "128MB", &image, "sh", "-c", "wc -c </zeros"]).output().expect_code(0);
+    assert_eq!(outcome.text(), (136 << 20).to_string());
     Ok(())
 }

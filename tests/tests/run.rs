@@ -170,14 +170,16 @@ fn timings_name_each_phase_in_order() -> Result<()> {
     drop(outcome);
     let timings: Value = serde_json::from_slice(&fs::read(&file)?)?;
     let phases = timings.get("phases").and_then(Value::as_array).context("phases")?;
-    let names: Vec<_> = phases.iter().filter_map(|phase| phase.get("name")?.as_str()).collect();
+    let names = phases.iter().filter_map(|phase| phase.get("name")?.as_str());
+    // Only the first task of an image unpacks it, and that may be this one.
+    let names: Vec<_> = names.filter(|name| !name.contains("unpack")).collect();
     let expected = [
         "image-opened",
         "admitted",
         "vmm-started",
         "guest-running",
         "agent-ready",
-        "image-unpacked",
+        "root-mounted",
         "command-prepared",
         "command-started",
         "command-exited",
@@ -187,7 +189,7 @@ fn timings_name_each_phase_in_order() -> Result<()> {
     ];
     assert_eq!(names, expected);
     let times: Vec<_> = phases.iter().filter_map(|phase| phase.get("at_ns")?.as_u64()).collect();
-    assert!(times.is_sorted() && times.len() == expected.len(), "{times:?}");
+    assert!(times.is_sorted() && times.len() >= expected.len(), "{times:?}");
     let start = timings.get("process_start_ns").and_then(Value::as_u64).context("a start")?;
     assert!(times.first().is_some_and(|first| *first >= start));
     Ok(())

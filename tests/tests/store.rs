@@ -73,7 +73,9 @@ fn a_pulled_image_runs_and_is_looked_after() -> Result<()> {
     let removed = text(in_home(["image", "rm", &name], home.path()).output());
     assert!(removed.contains("Untagged:") && removed.contains("Freed:"), "{removed}");
     assert_eq!(text(in_home(["image", "ls", "-q"], home.path()).output()), "");
-    in_home(["run", "--pull", "never", &name, "true"], home.path()).output().expect_failure(125, &["--pull never", &name]);
+    in_home(["run", "--pull", "never", &name, "true"], home.path())
+        .output()
+        .expect_failure(125, &["--pull never", &name]);
     verify(home.path())?;
     Ok(())
 }
@@ -90,9 +92,8 @@ fn a_changed_tag_is_picked_up_by_pull_always_only() -> Result<()> {
         registry.push(&source, "tool:latest", Format::Keep);
         Ok(())
     };
-    let version = |policy: &str| {
-        text(in_home(["run", "--pull", policy, &name, "cat", "/version"], home.path()).output())
-    };
+    let version =
+        |policy: &str| text(in_home(["run", "--pull", policy, &name, "cat", "/version"], home.path()).output());
     push("one")?;
     assert_eq!(version("missing"), "one");
     push("two")?;
@@ -237,9 +238,10 @@ fn a_full_disk_is_said_and_leaves_a_valid_store() -> Result<()> {
 fn what_a_task_uses_is_not_removed() -> Result<()> {
     let (_registry, name) = registry(1)?;
     let home = tempdir()?;
-    let mut task = in_home(["run", "-i", &name, "sh", "-c", "echo ready; cat /noise | wc -c; read x; md5sum /noise"], home.path())
-        .open_stdin()
-        .start();
+    let mut task =
+        in_home(["run", "-i", &name, "sh", "-c", "echo ready; cat /noise | wc -c; read x; md5sum /noise"], home.path())
+            .open_stdin()
+            .start();
     task.read_until("ready\n");
     let pruned = text(in_home(["image", "prune", "--all"], home.path()).output());
     assert!(pruned.contains("In use"), "{pruned}");

@@ -24,7 +24,7 @@ use images::store::{BuildRootfs, Rootfs, RootfsKey, Store, StoreError, StoredIma
 use images::{Image, ImageError, LayerBlob, Reference};
 
 use self::progress::Display;
-use self::unpack::UnpackError;
+use self::unpack::{Step, UnpackError};
 use crate::config::{Config, ConfigError};
 use crate::ledger::{self, HomeError};
 use crate::microvm::{Host, LaunchError};
@@ -256,9 +256,13 @@ impl Images {
             let verified = scope.spawn(|| origin.verify(&image.layers));
             let total = image.layers.iter().map(|layer| layer.length).sum();
             let bar = display.unpacking(total);
-            let report = unpack::unpack(&host, &image.layers, output, &self.config.unpack, request.console, &|read| {
-                bar.at(read)
-            });
+            let mut on_step = |step| match step {
+                Step::AgentReady => timings.reach(Phase::UnpackAgentReady),
+                Step::Read(position) => bar.at(position),
+                Step::Reported => timings.reach(Phase::UnpackReported),
+            };
+            let config = &self.config.unpack;
+            let report = unpack::unpack(&host, &image.layers, output, config, request.console, &mut on_step);
             (report, verified.join())
         });
         display.clear();

@@ -80,8 +80,19 @@ pub enum UnpackError {
     Protocol(&'static str),
 }
 
-/// What is told of the work: bytes of the layers read so far.
-pub type OnProgress<'a> = &'a dyn Fn(u64);
+/// A step of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The guest has booted, and its agent gets the layers.
+    AgentReady,
+    /// So many bytes of the layers are read.
+    Read(u64),
+    /// The agent is done.
+    Reported,
+}
+
+/// Who is told of the work.
+pub type OnStep<'a> = &'a mut dyn FnMut(Step);
 
 /// Unpacks `layers` into `output`, an empty file. Gives what the agent reports, checked.
 ///
@@ -93,7 +104,7 @@ pub fn unpack(
     output: File,
     config: &UnpackConfig,
     console: bool,
-    on_progress: OnProgress<'_>,
+    on_step: OnStep<'_>,
 ) -> Result<UnpackReport, UnpackError> {
     let spec = spec(layers, config)?;
     let length = spec.limits.image_bytes;
@@ -118,7 +129,7 @@ pub fn unpack(
         machine: &mut vmm,
         agent: AgentConnection::new(control)?,
         spec: Some(HostMessage::Unpack(Box::new(spec))),
-        on_progress,
+        on_step,
         warnings: 0,
         result: None,
         end_reason: None,
@@ -165,7 +176,7 @@ struct Watch<'a, M> {
     agent: AgentConnection,
     /// Until the agent has it.
     spec: Option<HostMessage>,
-    on_progress: OnProgress<'a>,
+    on_step: OnStep<'a>,
     warnings: u32,
     result: Option<Result<UnpackReport, UnpackError>>,
     end_reason: Option<EndReason>,
@@ -240,14 +251,18 @@ impl<M: Machine> Watch<'_, M> {
                     return Err(UnpackError::Protocol("is from another version of taskrun"));
                 }
                 self.agent.send_task(&spec)?;
+                (self.on_step)(Step::AgentReady);
             }
-            AgentMessage::Progress(progress) if self.spec.is_none() => (self.on_progress)(progress.read),
+            AgentMessage::Progress(progress) if self.spec.is_none() => (self.on_step)(Step::Read(progress.read)),
             AgentMessage::Warning(text) if self.warnings < MAX_WARNINGS => {
                 self.warnings = self.warnings.saturating_add(1);
                 errors::say(&harmless(&text));
             }
             AgentMessage::Warning(_) => {}
-            AgentMessage::Unpacked(report) if self.spec.is_none() => self.finish(Ok(report)),
+            AgentMessage::Unpacked(report) if self.spec.is_none() => {
+                (self.on_step)(Step::Reported);
+                self.finish(Ok(report));
+            }
             AgentMessage::Failed(Failure { message, .. }) => {
                 self.finish(Err(UnpackError::Failed(harmless(&message))));
             }

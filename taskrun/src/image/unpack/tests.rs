@@ -1,6 +1,5 @@
 //! The watch against a fake agent and a fake VMM, each at the other end of a socket pair.
 
-use std::cell::RefCell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -44,12 +43,12 @@ fn report() -> UnpackReport {
     UnpackReport { image_size: 8192, entries: 3, diff_ids: vec![Digest::of(b"tar").to_string()] }
 }
 
-/// What comes of a guest that says this, reports that end and is gone; and the progress that was shown.
-fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport, UnpackError>, Vec<u64>) {
+/// What comes of a guest that says this, reports that end and is gone; and the steps that were told.
+fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport, UnpackError>, Vec<Step>) {
     let (ours, mut agent) = UnixStream::pair().unwrap();
     let (events, vmm) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    let shown = RefCell::new(Vec::new());
-    let on_progress = |read| shown.borrow_mut().push(read);
+    let mut steps = Vec::new();
+    let mut on_step = |step| steps.push(step);
     let result = thread::scope(|scope| {
         scope.spawn(move || {
             for message in says {
@@ -69,7 +68,7 @@ fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport
             machine: &mut machine,
             agent: AgentConnection::new(ours).unwrap(),
             spec: Some(HostMessage::Unpack(Box::default())),
-            on_progress: &on_progress,
+            on_step: &mut on_step,
             warnings: 0,
             result: None,
             end_reason: None,
@@ -79,15 +78,15 @@ fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport
         assert!(machine.killed, "the machine is gone, whatever happened");
         result
     });
-    (result, shown.into_inner())
+    (result, steps)
 }
 
 #[test]
 fn a_report_ends_the_work() {
     let says = [hello(), progress(5), progress(9), AgentMessage::Unpacked(report())];
-    let (result, shown) = watch(&says, Some(&EndReason::PowerOff));
+    let (result, steps) = watch(&says, Some(&EndReason::PowerOff));
     assert_eq!(result.unwrap(), report());
-    assert_eq!(shown, [5, 9]);
+    assert_eq!(steps, [Step::AgentReady, Step::Read(5), Step::Read(9), Step::Reported]);
 }
 
 #[test]
