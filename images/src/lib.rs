@@ -2,16 +2,18 @@
 //! says, and where the bytes of its layers lie.
 //!
 //! Everything that is read here is hostile: directories, archives and documents are made by somebody else. Numbers are
-//! bounded, documents are checked against the digest that names them before they are parsed, and layers are not read
-//! at all: the host finds out where they are ([`LayerBlob`]) and the guest reads and checks them. The crate knows
+//! bounded, documents are checked against the digest that names them before they are parsed, and layers are hashed
+//! and never parsed: the host finds out where they are ([`LayerBlob`]) and a guest unpacks them. The crate knows
 //! nothing of tasks or virtual machines, and it depends on no other crate of the workspace.
 //!
 //! ```text
-//! Reference ──▶ Files (a directory, or the files in a tar archive, read in place)
-//!                 │ oci: oci-layout, index.json ──▶ manifest ──▶ config, layers
-//!                 │ docker-archive: manifest.json ──────────────▶ config, layers
-//!                 ▼
-//!               Image {digest, config, layers}
+//! Reference ─┬▶ Files (a directory, or the files in a tar archive, read in place)
+//!            │    │ oci: oci-layout, index.json ──▶ manifest ──▶ config, layers
+//!            │    │ docker-archive: manifest.json ──────────────▶ config, layers
+//!            │    ▼
+//!            │  Image {digest, config, layers} ──▶ RootfsKey ──▶ Store: the unpacked root file system
+//!            │    ▲
+//!            └▶ registry ──▶ Store: blobs by digest, names, locks
 //! ```
 //!
 //! # Layout
@@ -21,12 +23,13 @@
 //!   tar archive.
 //! - `layout`: the OCI image layout over such files; [`manifest`]: from an index to the one manifest that is meant;
 //!   [`platform`]: which of several images fits. `docker_archive`: the format of `docker save`.
-//! - [`store`]: what was pulled and unpacked, on this machine, for all processes of a user.
+//! - [`registry`]: pulls images into the store. [`store`]: what was pulled and unpacked, on this machine, for all
+//!   processes of a user; who holds what, and what can go.
 //! - [`config`]: what an image says about its process. [`command`], [`mod@env`]: what becomes of that with the caller's
 //!   own wishes, as docker does it.
 //!
-//! Registries and the store of pulled images will be further places that hold blobs, beside `layout` and
-//! `docker_archive`.
+//! Bytes from a registry are hashed as they come; layers of a local layout or archive are hashed by
+//! [`store::verify_layers`] when they are unpacked. What unpacks them, and where, is not this crate's affair.
 
 mod archive;
 pub mod command;

@@ -87,7 +87,7 @@ fn a_changed_tag_is_picked_up_by_pull_always_only() -> Result<()> {
     let home = tempdir()?;
     let push = |version: &str| -> Result<()> {
         let directory = tempdir()?;
-        let layer = Layer::new().file("version", mode(0o644), version.to_owned());
+        let layer = Layer::new().file("version", mode(0o644), version);
         let source = Image::with_shell()?.layer(&layer, Stored::Zstd).write(directory.path())?;
         registry.push(&source, "tool:latest", Format::Keep);
         Ok(())

@@ -19,7 +19,7 @@ const EXIT_INVALID: u8 = 1;
 pub enum CommandError {
     /// The store, or getting an image into it.
     #[error(transparent)]
-    Images(#[from] PrepareError),
+    Images(Box<PrepareError>),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -38,6 +38,12 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<PrepareError> for CommandError {
+    fn from(error: PrepareError) -> Self {
+        Self::Images(Box::new(error))
+    }
 }
 
 /// `taskrun pull`: prints the digest of the image's manifest.

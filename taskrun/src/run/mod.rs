@@ -53,7 +53,7 @@ const HOSTNAME_DIGITS: usize = 12;
 pub enum RunError {
     /// The image can't be used.
     #[error(transparent)]
-    Image(#[from] PrepareError),
+    Image(Box<PrepareError>),
     /// There is no scratch disk.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
@@ -87,6 +87,12 @@ pub enum RunError {
     /// The time stamps can't be written.
     #[error(transparent)]
     Timings(#[from] TimingsError),
+}
+
+impl From<PrepareError> for RunError {
+    fn from(error: PrepareError) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 /// Runs a task to its end, tells the user what the exit code alone does not, and gives the exit code.
