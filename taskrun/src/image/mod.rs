@@ -22,6 +22,8 @@ use images::platform::Platform;
 use images::registry::{self, Credentials, PullError, PullOptions};
 use images::store::{BuildRootfs, Rootfs, RootfsKey, Store, StoreError, StoredImage};
 use images::{Image, ImageError, LayerBlob, Reference};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
 
 use self::progress::Display;
 use self::unpack::{Step, UnpackError};
@@ -32,6 +34,9 @@ use crate::timings::{Phase, Timings};
 
 /// The folder of images in taskrun's home.
 pub const FOLDER: &str = "images";
+
+/// A write of a guest that unpacks is shorter than this, so one that finds no room leaves less.
+const LARGEST_WRITE: u64 = 4 << 20;
 
 /// When an image is pulled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -266,12 +271,28 @@ impl Images {
             (report, verified.join())
         });
         display.clear();
-        let report = report?;
+        let report = report.map_err(|error| self.full().map_or(error.into(), PrepareError::from))?;
         // A panic of that thread is a bug of ours, and goes on as one.
         verified.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let rootfs = build.commit(report.image_size, origin.manifest())?;
         timings.reach(Phase::ImageUnpacked);
         Ok(rootfs)
+    }
+}
+
+impl Images {
+    /// What a guest meets as a failing disk may be a full file system of the host, which the guest cannot know.
+    fn full(&self) -> Option<StoreError> {
+        let directory = self.store.root();
+        let state = statvfs(directory).ok()?;
+        let blocks = if geteuid().is_root() { state.blocks_free() } else { state.blocks_available() };
+        let left = blocks.saturating_mul(state.fragment_size());
+        let full = || StoreError::Full {
+            directory: directory.to_owned(),
+            needed: None,
+            source: io::ErrorKind::StorageFull.into(),
+        };
+        (left < LARGEST_WRITE).then(full)
     }
 }
 
