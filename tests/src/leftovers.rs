@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// The environment variable that marks the processes of one run.
 pub const MARK: &str = "TASKRUN_TEST_RUN";
 
+/// The name of a directory on which a test itself mounts something, while others run.
+pub const TEST_MOUNT: &str = "mounted-by-a-test";
+
 /// The host's state that a run must not change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -24,7 +27,8 @@ impl Snapshot {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut cgroups = BTreeSet::new();
         directories(Path::new("/sys/fs/cgroup"), &mut cgroups);
-        Self { mounts: mounts.lines().map(str::to_owned).collect(), cgroups }
+        let mounts = mounts.lines().filter(|line| !line.contains(TEST_MOUNT));
+        Self { mounts: mounts.map(str::to_owned).collect(), cgroups }
     }
 
     /// Fails the test when the host has changed since.

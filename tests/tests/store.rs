@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use e2e::image::{Image, Stored};
 use e2e::layer::{Layer, mode};
+use e2e::leftovers::TEST_MOUNT;
 use e2e::place::fixture;
 use e2e::task::{Outcome, Task, taskrun};
 use serde_json::Value;
@@ -169,7 +170,7 @@ fn two_pulls_at_once_download_once_and_unpack_once() -> Result<()> {
 /// Twenty moments, spread over the time that a whole pull takes, each at another phase of it.
 #[test]
 fn a_pull_that_is_killed_at_any_moment_leaves_a_valid_store() -> Result<()> {
-    let (_registry, name) = registry(8)?;
+    let (_registry, name) = registry(2)?;
     let home = tempdir()?;
     let started = Instant::now();
     let whole = text(in_home(["pull", &name], home.path()).output());
@@ -198,7 +199,7 @@ impl SmallDisk {
         let directory = tempdir()?;
         let image = directory.path().join("image");
         fs::File::create(&image)?.set_len(megabytes << 20)?;
-        let root = directory.path().join("root");
+        let root = directory.path().join(TEST_MOUNT);
         fs::create_dir(&root)?;
         let run = |program: &str, arguments: &[&std::ffi::OsStr]| -> Result<()> {
             let status = Command::new(program).args(arguments).status()?;
@@ -211,7 +212,7 @@ impl SmallDisk {
     }
 
     fn root(&self) -> std::path::PathBuf {
-        self.0.path().join("root")
+        self.0.path().join(TEST_MOUNT)
     }
 }
 
