@@ -167,23 +167,31 @@ fn two_pulls_at_once_download_once_and_unpack_once() -> Result<()> {
     Ok(())
 }
 
-/// Twenty moments, spread over the time that a whole pull takes, each at another phase of it.
-#[test]
-fn a_pull_that_is_killed_at_any_moment_leaves_a_valid_store() -> Result<()> {
-    let (_registry, name) = registry(2)?;
-    let home = tempdir()?;
+/// Kills `arguments` at so many moments, spread over the time that all of it takes, and verifies the store after each.
+fn kill_at_moments<const N: usize>(home: &Path, name: &str, arguments: [&str; N], moments: u32) -> Result<()> {
+    let _ = in_home(["image", "rm", "-f", name], home).output().expect_code(0);
     let started = Instant::now();
-    let whole = text(in_home(["pull", &name], home.path()).output());
+    let _ = in_home(arguments, home).output().expect_code(0);
     let takes = started.elapsed();
-    for moment in 0..20_u32 {
-        let _ = in_home(["image", "rm", "-f", &name], home.path()).output().expect_code(0);
-        let pull = in_home(["pull", &name], home.path()).start();
+    for moment in 0..moments {
+        let _ = in_home(["image", "rm", "-f", name], home).output().expect_code(0);
+        let pull = in_home(arguments, home).start();
         // The moment is the point here: there is no event to wait for.
-        thread::sleep(takes.saturating_mul(moment) / 20);
+        thread::sleep(takes.saturating_mul(moment) / moments);
         pull.kill();
-        verify(home.path()).with_context(|| format!("killed after {moment}/20 of {takes:?}"))?;
+        verify(home).with_context(|| format!("killed after {moment}/{moments} of {takes:?}"))?;
     }
-    assert_eq!(text(in_home(["pull", &name], home.path()).output()), whole);
+    Ok(())
+}
+
+#[test]
+fn a_pull_or_unpacking_that_is_killed_at_any_moment_leaves_a_valid_store() -> Result<()> {
+    let (_registry, name) = registry(8)?;
+    let home = tempdir()?;
+    kill_at_moments(home.path(), &name, ["pull", "--download-only", &name], 12)?;
+    kill_at_moments(home.path(), &name, ["pull", &name], 8)?;
+    let digest = text(in_home(["pull", &name], home.path()).output());
+    assert!(digest.starts_with("sha256:"), "{digest}");
     assert_eq!(text(in_home(["run", "--pull", "never", &name, "echo", "alive"], home.path()).output()), "alive");
     let _ = in_home(["image", "prune"], home.path()).output().expect_code(0);
     let report = verify(home.path())?;
