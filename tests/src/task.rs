@@ -24,7 +24,7 @@ use crate::place;
 const STORE: &str = "images";
 
 /// After this long a test gives up on a task, even on the slowest host.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A call of taskrun.
 #[derive(Debug)]
