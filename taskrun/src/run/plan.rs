@@ -25,7 +25,7 @@ const SCRATCH: &str = "scratch";
 const PAGES_DIVISOR: u64 = 64;
 
 /// The most of a guest's memory that this may take, as a divisor.
-const MOST_OF_MEMORY: u64 = 4;
+const MOST_OF_MEMORY: u64 = 16;
 
 /// A task's microVM, and what the agent has to know of it.
 #[derive(Debug)]
