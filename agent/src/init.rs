@@ -34,8 +34,11 @@ use protocol::spec::{TaskSpec, UnpackSpec};
 use protocol::{LAYER_DEVICE, OUTPUT_DEVICE, frame, port};
 
 use crate::control::{Control, ControlError};
-use crate::failure::{report, sentence};
+use crate::failure::{internal, report, sentence};
+use crate::ports::Ports;
+use crate::renewal::{self, RenewalError};
 use crate::root::{self, Places};
+use crate::slots;
 use crate::sys;
 use crate::task::{self, Guest, Unpacked};
 use crate::unpack::{Limits, unpack_to_device};
@@ -43,6 +46,9 @@ use crate::vsock::{Host, VsockHost};
 
 /// Where the tmpfs is mounted that becomes the root; the initramfs has it.
 const NEW_ROOT: &str = "/newroot";
+
+/// The VMM's ports. A kernel without this file can't be saved; it has randomness of its own then, and the right time.
+const PORTS: &str = "/dev/port";
 
 /// Where cgroup2 is mounted.
 const CGROUPS: &str = "/cgroup";
@@ -82,9 +88,25 @@ fn serve() -> Result<(), InitError> {
     open_standard_streams().map_err(InitError::Null)?;
     allow_huge_pages();
     prepare_network();
+    let own = become_a_tasks_own();
     let socket = VsockHost.connect(port::CONTROL).map_err(InitError::Connect)?;
     CONTROL.store(socket.as_raw_fd(), Ordering::Relaxed);
-    Ok(task::serve(Control::new(socket), &VsockHost, &Machine { places: Places::new(Path::new("/")) })?)
+    let control = Control::new(socket);
+    Ok(match own {
+        Ok(()) => task::serve(control, &VsockHost, &Machine { places: Places::new(Path::new("/")) })?,
+        Err(error) => task::refuse(control, internal(&error))?,
+    })
+}
+
+/// Here a guest is saved for a template, and here a task's guest goes on from one: what is before this is the same for all
+/// tasks, what is behind it is a task's own.
+fn become_a_tasks_own() -> Result<(), RenewalError> {
+    let Some(ports) = Ports::open(Path::new(PORTS)).map_err(RenewalError::Ports)? else { return Ok(()) };
+    if ports.will_be_saved().map_err(RenewalError::Ports)? {
+        sys::touch_own_memory();
+    }
+    ports.ready().map_err(RenewalError::Ports)?;
+    renewal::renew(&ports)
 }
 
 /// This guest.
@@ -94,6 +116,10 @@ struct Machine {
 }
 
 impl Guest for Machine {
+    fn attach(&self, slots: &[u8]) -> Result<(), Failure> {
+        slots::bind(slots).map_err(|error| internal(&error))
+    }
+
     fn unpack(&self, spec: &UnpackSpec, progress: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
         let limits = Limits::new(spec.limits, memory());
         let (from, to) = (Path::new(LAYER_DEVICE), Path::new(OUTPUT_DEVICE));

@@ -11,6 +11,7 @@
 //!
 //! # Layout
 //! - [`init`]: what PID 1 owes the machine: its file systems, its console, power off.
+//! - [`ports`], [`renewal`], [`slots`]: how a guest that was saved goes on as one of its own: its randomness, time and devices.
 //! - [`vsock`], [`control`]: the connections to the host and the messages on one of them.
 //! - [`unpack`]: from layers to an EROFS image.
 //! - [`task`]: the story of a job, in order.
@@ -25,7 +26,10 @@ pub mod container;
 pub mod control;
 pub mod failure;
 pub mod init;
+pub mod ports;
+pub mod renewal;
 pub mod root;
+pub mod slots;
 pub mod stdio;
 pub mod supervise;
 pub mod sys;

@@ -174,7 +174,7 @@ impl<'a> Supervisor<'a> {
                 HostMessage::Signal(number) => self.signal(number),
                 HostMessage::Resize(size) => self.resize(size),
                 // There is one job to a guest.
-                HostMessage::Run(_) | HostMessage::Unpack(_) => {}
+                HostMessage::Attach(_) | HostMessage::Run(_) | HostMessage::Unpack(_) => {}
             }
         }
         Ok(())

@@ -230,6 +230,45 @@ pub fn take_controlling_terminal() -> io::Result<()> {
     check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) }.into()).map(drop)
 }
 
+/// Adds `seed` to the kernel's randomness behind `generator` (`/dev/urandom`), and counts all its bits.
+///
+/// # Errors
+/// Those of `RNDADDENTROPY`.
+pub fn credit_entropy(generator: BorrowedFd<'_>, seed: &[u8; 32]) -> io::Result<()> {
+    /// `struct rand_pool_info`, whose buffer is of any length.
+    #[repr(C)]
+    struct PoolInfo {
+        entropy_count: c_int,
+        buf_size: c_int,
+        buf: [u8; 32],
+    }
+    /// `_IOW('R', 0x03, int[2])`
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    let info = PoolInfo { entropy_count: 256, buf_size: 32, buf: *seed };
+    // SAFETY: the call reads the two numbers and as many bytes of the buffer as the second one says.
+    check(unsafe { libc::ioctl(generator.as_raw_fd(), RNDADDENTROPY, &raw const info) }.into()).map(drop)
+}
+
+/// Has the kernel's generator behind `generator` make its keys anew, at once, from all the randomness that it has.
+///
+/// # Errors
+/// Those of `RNDRESEEDCRNG`.
+pub fn reseed_generator(generator: BorrowedFd<'_>) -> io::Result<()> {
+    /// `_IO('R', 0x07)`
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::ioctl(generator.as_raw_fd(), RNDRESEEDCRNG) }.into()).map(drop)
+}
+
+/// Has all of this program's pages in memory and mapped, so that no guest that starts from this one faults for them again.
+pub fn touch_own_memory() {
+    // SAFETY: the calls change where pages are and nothing in them. Without memory to lock, the faults come later.
+    unsafe {
+        libc::mlockall(libc::MCL_CURRENT);
+        libc::munlockall();
+    }
+}
+
 /// Brings the loopback interface up.
 ///
 /// # Errors

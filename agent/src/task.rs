@@ -27,6 +27,12 @@ const CGROUP: &str = "task";
 
 /// The machine that the task runs on.
 pub trait Guest {
+    /// Makes the devices in these virtio windows usable, which came there after the kernel had looked.
+    ///
+    /// # Errors
+    /// What is wrong with the guest, for the user.
+    fn attach(&self, slots: &[u8]) -> Result<(), Failure>;
+
     /// Unpacks an image; calls `progress` now and then. What the user should know is in the summary.
     ///
     /// # Errors
@@ -87,9 +93,24 @@ impl Early {
         match message {
             HostMessage::Signal(number) => self.signals.add(*number),
             HostMessage::Resize(size) => self.size = Some(*size),
-            HostMessage::Run(_) | HostMessage::Unpack(_) => {}
+            HostMessage::Attach(_) | HostMessage::Run(_) | HostMessage::Unpack(_) => {}
         }
     }
+}
+
+/// Greets, and takes no job.
+///
+/// # Errors
+/// The host cannot be talked to.
+pub fn refuse(control: Control, failure: Failure) -> Result<(), ControlError> {
+    greet(&control)?;
+    control.send(&AgentMessage::Failed(failure))?;
+    control.finish();
+    Ok(())
+}
+
+fn greet(control: &Control) -> Result<(), ControlError> {
+    control.send(&AgentMessage::Hello { version: protocol::VERSION, kernel: kernel_release() })
 }
 
 /// Does one job from greeting to report.
@@ -97,10 +118,14 @@ impl Early {
 /// # Errors
 /// The host cannot be talked to. Everything else is told to the host.
 pub fn serve(mut control: Control, host: &dyn Host, guest: &dyn Guest) -> Result<(), ControlError> {
-    control.send(&AgentMessage::Hello { version: protocol::VERSION, kernel: kernel_release() })?;
+    greet(&control)?;
     let mut early = Early::default();
     let done = loop {
         match control.receive()? {
+            HostMessage::Attach(slots) => match guest.attach(&slots) {
+                Ok(()) => {}
+                Err(failure) => break Err(End::Failed(failure)),
+            },
             HostMessage::Run(spec) => break run(&mut control, host, guest, &spec, early).map(AgentMessage::Exited),
             HostMessage::Unpack(spec) => break unpack(&control, guest, &spec).map(AgentMessage::Unpacked),
             message => early.note(&message),

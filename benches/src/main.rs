@@ -117,7 +117,7 @@ fn measure(args: &RunArgs) -> Result<()> {
     let work = tempfile::Builder::new().prefix("taskrun-bench.").tempdir_in(&args.work);
     let work = work.with_context(|| format!("A folder in {} can't be made", args.work.display()))?;
     let bench = Bench {
-        taskrun: Taskrun::new(args.taskrun.clone()),
+        taskrun: Taskrun::new(args.taskrun.clone(), work.path().join("templates")),
         images: args.images.clone(),
         work: work.path().to_owned(),
         quick: args.selection.quick,

@@ -38,7 +38,7 @@ impl Pss {
             } else if let Some(bytes) = field(line, "Pss").and_then(kibibytes) {
                 let share = match mapped {
                     path if path.ends_with(".erofs") => &mut pss.image,
-                    path if path.starts_with("/memfd:") => &mut pss.guest,
+                    path if path.starts_with("/memfd:") || path.ends_with("/memory") => &mut pss.guest,
                     _ => &mut pss.rest,
                 };
                 *share = share.saturating_add(bytes);

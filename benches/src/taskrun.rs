@@ -14,6 +14,7 @@ use crate::command;
 #[derive(Clone, Debug)]
 pub struct Taskrun {
     program: PathBuf,
+    templates: PathBuf,
 }
 
 /// What `--timings` wrote about a task, beside the time at which the task was started.
@@ -35,23 +36,34 @@ struct Phase {
 }
 
 impl Taskrun {
-    /// The program at this path.
-    pub fn new(program: PathBuf) -> Self {
-        Self { program }
+    /// The program at this path, with a folder for the templates of all calls.
+    pub fn new(program: PathBuf, templates: PathBuf) -> Self {
+        Self { program, templates }
     }
 
     /// A call with this state directory.
     pub fn command(&self, home: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.env("TASKRUN_HOME", home).env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC");
+        command
+            .env("TASKRUN_HOME", home)
+            .env("TASKRUN_TEMPLATES", &self.templates)
+            .env_remove("TASKRUN_KERNEL")
+            .env_remove("TASKRUN_LIBEXEC");
         command
     }
 
     /// Runs `true` in a task of an image.
     pub fn run_true(&self, home: &Path, image: &str) -> Result<Timings> {
+        self.run_true_with(home, image, &[])
+    }
+
+    /// The same, with these options.
+    pub fn run_true_with(&self, home: &Path, image: &str, options: &[&str]) -> Result<Timings> {
         let file = home.join("timings.json");
         let started = monotonic_ns()?;
-        command::run(self.command(home).args(["run", "--quiet", "--timings"]).arg(&file).args([image, "true"]))?;
+        command::run(
+            self.command(home).args(["run", "--quiet", "--timings"]).arg(&file).args(options).args([image, "true"]),
+        )?;
         let json = fs::read(&file).context("taskrun wrote no timings")?;
         Timings::parse(started, &json)
     }

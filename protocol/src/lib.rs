@@ -6,6 +6,7 @@
 //! guest agent                                   taskrun
 //!   connect CONTROL ───────────────────────────────▶
 //!   Hello {version, kernel} ───────────────────────▶
+//!   ◀──────── Attach(slots), to a guest from a template
 //!   ◀──────────────────────────────── Run(TaskSpec)
 //!   Phase(RootMounted), Phase(Prepared) ───────────▶
 //!   connect STDIN / STDOUT / STDERR ═══════════════▶   raw bytes, half close is end of file
@@ -37,7 +38,7 @@ pub mod message;
 pub mod spec;
 
 /// The version of the messages. The agent announces it in [`message::AgentMessage::Hello`]; the runtime refuses another.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The host's context id on vsock (`VMADDR_CID_HOST`).
 pub const HOST_CID: u32 = 2;

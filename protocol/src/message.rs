@@ -7,6 +7,9 @@ use crate::spec::{TaskSpec, UnpackSpec, WindowSize};
 /// What the runtime says to the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostMessage {
+    /// Devices are in these virtio windows that the guest's kernel has found empty. Sent before the job, to a guest from a
+    /// template.
+    Attach(Vec<u8>),
     /// The task to run. This or [`Self::Unpack`] is the guest's one job, sent once, after the agent's `Hello`.
     Run(Box<TaskSpec>),
     /// The image to unpack.

@@ -11,7 +11,7 @@ use taskrun::cli::image_args::PullArgs;
 use taskrun::cli::{self, resolve};
 use taskrun::ledger::{Ledger, home};
 use taskrun::timings::Timings;
-use taskrun::{doctor, errors, image, run, usage};
+use taskrun::{doctor, errors, image, run, template, usage};
 
 /// The exit code of a failed command that runs no task.
 const EXIT_FAILED: u8 = 1;
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Ok(Command::Pull(args)) => or_say(pull(args), EXIT_FAILED),
         Ok(Command::Image(command)) => {
             or_say(image::commands::run(command, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
+        }
+        Ok(Command::Template(command)) => {
+            or_say(template::commands::run(command, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
         }
         Ok(Command::Usage(args)) => or_say(print_usage(&args), EXIT_FAILED),
         Ok(Command::Doctor(args)) => {

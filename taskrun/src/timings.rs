@@ -36,9 +36,11 @@ pub enum Phase {
     ImageUnpacked,
     /// The ledger has the task.
     Admitted,
+    /// The template is found or made; without one, it is settled that the guest boots.
+    TemplateReady,
     /// The VMM's process exists and has its descriptors.
     VmmStarted,
-    /// The machine is built; the guest's first instruction is next.
+    /// The machine is built or restored; the guest's first instruction, or the next one of the template's, follows.
     GuestRunning,
     /// The agent reported from the guest: its kernel has booted.
     AgentReady,

@@ -13,6 +13,9 @@ use crate::place;
 /// The media types of OCI layers.
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+/// The same, compressed with gzip.
+pub const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
 /// How a layer is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -71,7 +74,7 @@ impl Image {
     pub fn layer(self, layer: &Layer, stored: Stored) -> Self {
         let (blob, media_type) = match stored {
             Stored::Plain => (layer.tar(), LAYER),
-            Stored::Gzip => (layer.gzip(), "application/vnd.oci.image.layer.v1.tar+gzip"),
+            Stored::Gzip => (layer.gzip(), GZIP_LAYER),
             Stored::Zstd => (layer.zstd(), "application/vnd.oci.image.layer.v1.tar+zstd"),
         };
         self.blob(blob, media_type, digest(&layer.tar()))

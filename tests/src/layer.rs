@@ -160,6 +160,52 @@ fn copy(field: &mut [u8], text: &[u8]) {
     }
 }
 
+/// A layer with so many files, of one byte each and a thousand in a directory, compressed with gzip, and its diff ID. The
+/// archive itself, of 1 KiB for each, is never held. The file number 1,234,567 is `many/1234/567` and holds a `7`.
+///
+/// # Panics
+/// When it can't be compressed.
+#[must_use]
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
+pub fn many_files(count: u64) -> (Vec<u8>, String) {
+    let mut header = Header::new_gnu();
+    header.set_mtime(MTIME);
+    let mut hash = Sha256::new();
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut add = |bytes: &[u8]| {
+        hash.update(bytes);
+        encoder.write_all(bytes).expect("memory");
+    };
+    for number in 0..count {
+        let (directory, name) = (number / 1000, number % 1000);
+        if name == 0 {
+            header.set_path(format!("many/{directory:04}/")).expect("a short name");
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            header.set_cksum();
+            add(header.as_bytes());
+        }
+        header.set_path(format!("many/{directory:04}/{name:03}")).expect("a short name");
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(1);
+        header.set_cksum();
+        add(header.as_bytes());
+        let mut block = [0; 512];
+        block[0] = b'0' + u8::try_from(number % 10).expect("a digit");
+        add(&block);
+    }
+    add(&[0; 1024]);
+    (encoder.finish().expect("memory"), diff_id(hash))
+}
+
+/// How OCI writes the digest of an archive.
+fn diff_id(hash: Sha256) -> String {
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
 /// A layer with one file of so many zeros, compressed with gzip, and its diff ID. The archive itself is never held: it is
 /// made of members that repeat.
 ///
@@ -196,6 +242,5 @@ pub fn zeros(name: &str, length: u64) -> (Vec<u8>, String) {
     }
     blob.extend_from_slice(&member(&end));
     hash.update(&end);
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    (blob, format!("sha256:{hex}"))
+    (blob, diff_id(hash))
 }

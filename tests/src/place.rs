@@ -15,6 +15,27 @@ fn or_in_target(variable: &str, path: &str) -> PathBuf {
     place
 }
 
+/// Where the tests run, and so what they may cost: `scripts/test` says it in `TASKRUN_TEST_SUITE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// On a KVM that emulates the guest's kernel, a million instructions in a second.
+    Direct,
+    /// In the lab, where every processor is emulated.
+    Lab,
+    /// On hardware KVM.
+    Full,
+}
+
+/// Where this test runs.
+#[must_use]
+pub fn suite() -> Suite {
+    match env::var("TASKRUN_TEST_SUITE").as_deref() {
+        Ok("direct") => Suite::Direct,
+        Ok("lab") => Suite::Lab,
+        _ => Suite::Full,
+    }
+}
+
 /// The `taskrun` binary under test.
 #[must_use]
 pub fn taskrun() -> PathBuf {
@@ -53,7 +74,27 @@ pub fn fixture(name_and_tag: &str) -> String {
 #[expect(clippy::expect_used, reason = "tests can't go on without it")]
 pub fn store() -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let store = env::var_os("TASKRUN_TEST_STORE").map_or_else(|| target.join("test-store/default"), PathBuf::from);
+    let store =
+        env::var_os("TASKRUN_TEST_STORE").map_or_else(|| target.join("test-store/default/images"), PathBuf::from);
     std::fs::create_dir_all(&store).expect("a place for the store");
     store.canonicalize().expect("a place for the store")
+}
+
+/// The templates that tests share, beside the store: making one takes a boot.
+#[must_use]
+pub fn templates() -> PathBuf {
+    store().with_file_name("templates")
+}
+
+/// Whether this host is the tests' own, so that they may change its clock: the lab is.
+#[must_use]
+pub fn owns_the_host() -> bool {
+    env::var_os("TASKRUN_TEST_SUITE").is_some_and(|suite| suite == "lab")
+}
+
+/// How many of something that costs a guest each is enough: more in the lab, where guests are cheap.
+#[must_use]
+pub fn many(in_lab: usize, directly: usize) -> usize {
+    let in_lab_or_full = env::var_os("TASKRUN_TEST_SUITE").is_some_and(|suite| suite == "lab" || suite == "full");
+    if in_lab_or_full { in_lab } else { directly }
 }

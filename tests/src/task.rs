@@ -1,7 +1,8 @@
 //! Starts taskrun as a caller would, with a state directory of its own, and checks that it leaves nothing.
 //!
 //! The state directories share one store of images (a link), since unpacking an image takes a boot of its own;
-//! [`Task::own_store`] is for tests that are about the store.
+//! [`Task::own_store`] is for tests that are about the store. They share templates too; [`Task::own_templates`] is for tests
+//! that are about those.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -22,6 +23,12 @@ use crate::place;
 
 /// The name of the store in a state directory.
 const STORE: &str = "images";
+
+/// The variable that names the folder of templates.
+const TEMPLATES: &str = "TASKRUN_TEMPLATES";
+
+/// With this variable in the tests' environment every guest of a task boots.
+const COLD: &str = "TASKRUN_TEST_COLD";
 
 /// After this long a test gives up on a task, even on the slowest host.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -74,8 +81,18 @@ pub fn taskrun<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Task 
     let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
     let [home, temporary] = [(), ()].map(|()| directory());
     let mut command = Command::new(place::taskrun());
-    command.args(arguments).env("TASKRUN_HOME", home.path()).env("TMPDIR", temporary.path()).env(MARK, &mark);
+    let mut arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).peekable();
+    let runs = arguments.next_if(|first| first == "run");
+    let cold = runs.is_some() && std::env::var_os(COLD).is_some();
+    command
+        .args(runs)
+        .args(cold.then_some("--cold"))
+        .args(arguments)
+        .env("TASKRUN_HOME", home.path())
+        .env("TMPDIR", temporary.path())
+        .env(MARK, &mark);
     command.env_remove("TASKRUN_KERNEL").env_remove("TASKRUN_LIBEXEC").env_remove("DOCKER_CONFIG");
+    command.env(TEMPLATES, place::templates());
     symlink(place::store(), home.path().join(STORE)).expect("a link to the store");
     Task { command, stdin: Input::Nothing, run: Run { mark, home, temporary, before: Snapshot::take() } }
 }
@@ -95,6 +112,13 @@ impl Task {
     #[expect(clippy::expect_used, reason = "tests can't go on without it")]
     pub fn own_store(self) -> Self {
         std::fs::remove_file(self.home().join(STORE)).expect("the link to the shared store");
+        self
+    }
+
+    /// Gives the call a folder of templates of its own, which is empty: in its state directory.
+    #[must_use]
+    pub fn own_templates(mut self) -> Self {
+        self.command.env_remove(TEMPLATES);
         self
     }
 
@@ -377,7 +401,9 @@ impl Outcome {
         let mut files = leftovers::files(self.run.temporary.path());
         let lasts = |path: &Path| {
             let path = path.strip_prefix(self.home()).unwrap_or(path);
-            path.starts_with(STORE) || path.as_os_str().as_encoded_bytes().starts_with(b"ledger")
+            path.starts_with(STORE)
+                || path.starts_with("templates")
+                || path.as_os_str().as_encoded_bytes().starts_with(b"ledger")
         };
         files.extend(leftovers::files(self.home()).into_iter().filter(|path| !lasts(path)));
         assert!(files.is_empty(), "left behind: files {files:?}");

@@ -52,6 +52,15 @@ fn a_tmpfs_has_the_size_and_the_mode_that_were_asked_for() {
 }
 
 #[test]
+fn shared_memory_has_the_size_that_was_asked_for() {
+    let script = "df -k /dev/shm /dev/shm/deep | awk 'NR > 1 {print $2}'; grep -c ' /dev/shm ' /proc/mounts; \
+        ls /dev/null /dev/pts/ptmx; touch /dev/shm/x /dev/shm/deep/x && head -c 3m /dev/zero 2>/dev/null >/dev/shm/y || echo full";
+    let expected = "1\n/dev/null\n/dev/pts/ptmx\nfull";
+    let options = ["--read-only", "--tmpfs", "/dev/shm/deep:size=1m", "--tmpfs", "/dev/shm:size=2m"];
+    assert_eq!(text(shell(&options, script)), format!("2048\n1024\n{expected}"));
+}
+
+#[test]
 fn what_a_task_writes_counts_as_its_memory() {
     let script = "head -c 300m /dev/zero >/big";
     let outcome = shell(&["--memory", "128MB"], script).output();

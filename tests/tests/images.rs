@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use e2e::image::{Image, Stored, digest, shell};
-use e2e::layer::{Layer, mode};
-use e2e::place::{fixture, fixtures};
+use e2e::image::{GZIP_LAYER, Image, Stored, digest, shell};
+use e2e::layer::{Layer, many_files, mode};
+use e2e::place::{Suite, fixture, fixtures, suite};
 use e2e::task::taskrun;
 use serde_json::json;
 use tar::EntryType;
@@ -108,11 +108,8 @@ fn an_archive_cut_inside_a_layer_is_refused() -> Result<()> {
     let whole = Layer::new().file("file", mode(0o644), vec![b'x'; 50_000]);
     let mut gzip = whole.gzip();
     gzip.truncate(gzip.len() / 2);
-    let (_directory, image) = write(Image::new().layer(&shell()?, Stored::Plain).blob(
-        gzip,
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-        digest(&whole.tar()),
-    ))?;
+    let (_directory, image) =
+        write(Image::new().layer(&shell()?, Stored::Plain).blob(gzip, GZIP_LAYER, digest(&whole.tar())))?;
     taskrun(["run", &image, "true"]).output().expect_failure(125, &["Layer 2 of 2"]);
     Ok(())
 }
@@ -120,8 +117,7 @@ fn an_archive_cut_inside_a_layer_is_refused() -> Result<()> {
 #[test]
 fn a_wrong_diff_id_is_refused() -> Result<()> {
     let layer = Layer::new().file("file", mode(0o644), "x");
-    let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
-    let (_directory, image) = write(Image::with_shell()?.blob(layer.gzip(), media_type, digest(b"another")))?;
+    let (_directory, image) = write(Image::with_shell()?.blob(layer.gzip(), GZIP_LAYER, digest(b"another")))?;
     taskrun(["run", &image, "true"]).output().expect_failure(125, &["Layer 2 of 2", &digest(b"another")]);
     Ok(())
 }
@@ -169,6 +165,32 @@ fn images_that_cannot_run_here_are_one_sentence_each() -> Result<()> {
     let (_directory, image) = write(Image::with_shell()?)?;
     taskrun(["run", "--user", "nobody-knows", &image, "true"]).output().expect_failure(125, &["nobody-knows"]);
     taskrun(["run", &image.replace(":latest", ":missing"), "true"]).output().expect_failure(125, &["missing"]);
+    Ok(())
+}
+
+/// Each has an inode, a name, a tar header and a block of the image, which is work and memory for who unpacks it.
+#[test]
+fn a_million_tiny_files_become_an_image() -> Result<()> {
+    let count = if suite() == Suite::Full { 1_000_000 } else { 10_000 };
+    let (blob, diff_id) = many_files(count);
+    let (_directory, image) = write(Image::with_shell()?.blob(blob, GZIP_LAYER, diff_id))?;
+    let last = count / 1000 - 1;
+    let script = format!("cat /many/0000/000 /many/0003/219 /many/{last:04}/998; ls /many/{last:04} | busybox wc -l");
+    let outcome = taskrun(["run", "--memory", "1GB", &image, "sh", "-c", &script]).own_store().output().expect_code(0);
+    assert_eq!(outcome.text(), "0981000");
+    Ok(())
+}
+
+/// Debuggers and tracers do it, and the pages of a mapped image are not the guest's memory.
+#[test]
+fn another_process_reads_through_mappings_of_the_image() -> Result<()> {
+    let content = (0..300_000_u32).flat_map(u32::to_le_bytes).take(1_000_001).collect::<Vec<u8>>();
+    let (_directory, image) = with_layer(&Layer::new().file("data", mode(0o644), content))?;
+    for device in ["pmem", "blk"] {
+        let options = ["run", "--image-device", device, &image, "/bin/probe", "peek", "/data"];
+        let outcome = taskrun(options).output().expect_code(0);
+        assert_eq!(outcome.text(), "shared 1000001\nprivate 1000001", "{device}");
+    }
     Ok(())
 }
 

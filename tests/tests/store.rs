@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use e2e::image::{Image, Stored};
-use e2e::layer::{Layer, mode};
+use e2e::image::{GZIP_LAYER, Image, Stored};
+use e2e::layer::{Layer, many_files, mode};
 use e2e::leftovers::TEST_MOUNT;
-use e2e::place::fixture;
+use e2e::place::{Suite, fixture, suite};
 use e2e::task::{Outcome, Task, taskrun};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
@@ -100,7 +100,6 @@ fn a_changed_tag_is_picked_up_by_pull_always_only() -> Result<()> {
     push("two")?;
     assert_eq!(version("missing"), "one");
     assert_eq!(version("always"), "two");
-    assert_eq!(version("never"), "two");
     // What the old image had alone is garbage now.
     let pruned = text(in_home(["image", "prune"], home.path()).output());
     assert!(pruned.contains("Deleted:"), "{pruned}");
@@ -189,7 +188,9 @@ fn a_pull_or_unpacking_that_is_killed_at_any_moment_leaves_a_valid_store() -> Re
     let (_registry, name) = registry(8)?;
     let home = tempdir()?;
     kill_at_moments(home.path(), &name, ["pull", "--download-only", &name], 12)?;
-    kill_at_moments(home.path(), &name, ["pull", &name], 8)?;
+    // Each boots a guest, which is most of the time and where the moments are least different.
+    let moments = if suite() == Suite::Direct { 4 } else { 8 };
+    kill_at_moments(home.path(), &name, ["pull", &name], moments)?;
     let digest = text(in_home(["pull", &name], home.path()).output());
     assert!(digest.starts_with("sha256:"), "{digest}");
     assert_eq!(text(in_home(["run", "--pull", "never", &name, "echo", "alive"], home.path()).output()), "alive");
@@ -278,6 +279,11 @@ fn limits_of_unpacking_can_be_set() -> Result<()> {
     };
     run("[unpack]\nmax-entries = 5\n", &["5"])?;
     run("[unpack]\nmax-bytes = \"100KB\"\n", &["102400"])?;
+    let (blob, diff_id) = many_files(1_000_000);
+    let directory = tempdir()?;
+    let many = Image::new().blob(blob, GZIP_LAYER, diff_id).write(directory.path())?;
+    fs::write(home.path().join("config.toml"), "[unpack]\nmax-entries = 1000\n")?;
+    in_home(["run", &many, "true"], home.path()).output().expect_failure(125, &["many/0000/998", "1000 entries"]);
     run("[unpack]\nmax-byte = 1\n", &["config.toml", "line 2", "max-byte"])?;
     fs::remove_file(home.path().join("config.toml"))?;
     assert_eq!(text(in_home(["run", &fixture("busybox:latest"), "echo", "now"], home.path()).output()), "now");

@@ -1,10 +1,13 @@
-//! `-t`: a person at a terminal.
+//! `-t`, and the question for a password: a person at a terminal.
 
+use anyhow::Result;
+use e2e::image::Image;
 use e2e::place::fixture;
 use e2e::task::{Running, taskrun};
 use e2e::terminal::Terminal;
 use nix::sys::signal::Signal;
 use nix::sys::termios::LocalFlags;
+use test_registry::{Format, Options, Registry};
 
 fn shell(terminal: &Terminal, script: &str) -> Running {
     let image = fixture("busybox:latest");
@@ -61,4 +64,34 @@ fn the_terminal_is_restored_when_taskrun_fails_or_is_told_to_end() {
 fn input_without_a_terminal_cannot_be_one() {
     let image = fixture("busybox:latest");
     taskrun(["run", "-it", &image]).stdin("").output().expect_failure(125, &["TTY"]);
+}
+
+#[test]
+fn a_password_is_asked_for_and_does_not_show() -> Result<()> {
+    let user = ("somebody".to_owned(), "a:sécret".to_owned());
+    let registry = Registry::start(Options { htpasswd: Some(user), ..Options::default() });
+    let directory = tempfile::tempdir()?;
+    registry.push(&Image::with_shell()?.write(directory.path())?, "team/tool:1", Format::Keep);
+    let name = format!("{}/team/tool:1", registry.address());
+    let pull = || taskrun(["pull", "--download-only", "--creds", "somebody", &name]).own_store();
+
+    let mut terminal = Terminal::new(24, 80);
+    let before = terminal.settings();
+    let task = pull().start_on(&terminal.device);
+    terminal.wait_for("Password of \"somebody\": ");
+    terminal.type_keys("nothing\u{15}a:sécretx\u{7f}\r");
+    let screen = terminal.wait_for("sha256:");
+    assert!(!screen.contains("cret") && !screen.contains("nothing"), "{screen:?}");
+    let _ = task.finish().expect_code(0);
+    assert_eq!(terminal.settings(), before);
+
+    let task = pull().start_on(&terminal.device);
+    terminal.wait_for("Password of \"somebody\": ");
+    terminal.type_keys("a:sé\u{3}");
+    terminal.wait_for("No password was given");
+    let _ = task.finish().expect_code(1);
+    assert_eq!(terminal.settings(), before);
+
+    pull().output().expect_failure(1, &["no terminal", "--creds USER:PASSWORD"]);
+    Ok(())
 }

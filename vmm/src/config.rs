@@ -26,22 +26,52 @@ pub struct VmConfig {
     pub memory_mib: u32,
     /// `/dev/kvm`.
     pub kvm: FdIndex,
-    /// A memfd of `memory_mib` MiB.
-    pub memory: FdIndex,
-    /// The kernel: an uncompressed `vmlinux` (ELF, x86-64).
-    pub kernel: FdIndex,
-    /// The initramfs.
-    pub initramfs: FdIndex,
+    /// How it starts.
+    pub start: Start,
     /// Where the kernel's log goes, when it is wanted; the guest has a serial port only then.
     pub console: Option<FdIndex>,
-    /// More words for the kernel's command line.
-    pub extra_command_line: String,
     /// Block devices, in the order in which the guest finds them (`/dev/vda`, …).
     pub blocks: Vec<BlockConfig>,
     /// Persistent memory, in the order in which the guest finds it (`/dev/pmem0`, …).
     pub pmems: Vec<PmemConfig>,
     /// Host ports that the guest can connect to over vsock.
     pub channels: Vec<ChannelConfig>,
+}
+
+/// How a microVM starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// A kernel boots.
+    Boot(Boot),
+    /// A guest that was saved goes on: with the vCPUs and the memory that it had, at most [`MAX_TEMPLATE_DEVICES`] block
+    /// devices and persistent memories, and no console.
+    Restore(TemplateFiles),
+}
+
+/// What a kernel boots from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// A memfd of `memory_mib` MiB.
+    pub memory: FdIndex,
+    /// The kernel: an uncompressed `vmlinux` (ELF, x86-64).
+    pub kernel: FdIndex,
+    /// The initramfs.
+    pub initramfs: FdIndex,
+    /// More words for the kernel's command line.
+    pub extra_command_line: String,
+    /// Where the guest is saved when it says that it is ready ([`crate::devices::ready`]): the files of a template, empty
+    /// and writable. The guest has [`SLOTS`] windows for virtio devices then, of which only the fixed ones are taken.
+    pub save: Option<TemplateFiles>,
+}
+
+/// The files of a template ([`crate::template`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateFiles {
+    /// The state of the machine.
+    pub state: FdIndex,
+    /// The content of its memory. Nobody may shorten it while a microVM has it.
+    pub memory: FdIndex,
 }
 
 /// A block device whose content is a row of extents.
@@ -103,6 +133,13 @@ pub const MAX_MEMORY_MIB: u32 = 256 << 10;
 /// the 19 that are there.
 pub const MAX_DEVICES: usize = 18;
 
+/// The windows for virtio devices in a guest that becomes a template. The first is vsock's, the last is kept for a fixed
+/// device; the others are for block devices and persistent memories that come with the restore.
+pub const SLOTS: usize = 8;
+
+/// The most block devices and persistent memories together of a guest that was restored.
+pub const MAX_TEMPLATE_DEVICES: usize = SLOTS - 2;
+
 /// The most persistent memories.
 pub const MAX_PMEMS: usize = 4;
 
@@ -127,6 +164,17 @@ pub enum ConfigError {
     /// There are too many devices.
     #[error("A microVM has at most {MAX_DEVICES} block devices and persistent memories, not {0}")]
     Devices(usize),
+    /// A guest that is to be saved has something that is not part of a template.
+    #[error("A microVM that becomes a template has no block devices, no persistent memory and no console")]
+    SaveWithDevices,
+    /// A saved guest has no serial port.
+    #[error("A microVM that starts from a template has no console")]
+    RestoreWithConsole,
+    /// There are too many devices for a saved guest.
+    #[error(
+        "A microVM that starts from a template has at most {MAX_TEMPLATE_DEVICES} block devices and persistent memories, not {0}"
+    )]
+    RestoreDevices(usize),
     /// There are too many persistent memories.
     #[error("A microVM has at most {MAX_PMEMS} persistent memories, not {0}")]
     Pmems(usize),
@@ -184,6 +232,7 @@ impl VmConfig {
         if devices > MAX_DEVICES {
             return Err(ConfigError::Devices(devices));
         }
+        self.validate_start(devices)?;
         self.validate_blocks()?;
         self.validate_pmems()?;
         let mut ports = BTreeSet::new();
@@ -191,6 +240,17 @@ impl VmConfig {
             return Err(ConfigError::Port(channel.port));
         }
         self.validate_descriptors(descriptors)
+    }
+
+    fn validate_start(&self, devices: usize) -> Result<(), ConfigError> {
+        match &self.start {
+            Start::Boot(Boot { save: Some(_), .. }) if devices > 0 || self.console.is_some() => {
+                Err(ConfigError::SaveWithDevices)
+            }
+            Start::Restore(_) if self.console.is_some() => Err(ConfigError::RestoreWithConsole),
+            Start::Restore(_) if devices > MAX_TEMPLATE_DEVICES => Err(ConfigError::RestoreDevices(devices)),
+            Start::Boot(_) | Start::Restore(_) => Ok(()),
+        }
     }
 
     fn validate_blocks(&self) -> Result<(), ConfigError> {
@@ -226,7 +286,7 @@ impl VmConfig {
 
     /// Each descriptor has one use; only extents share files, among themselves.
     fn validate_descriptors(&self, count: usize) -> Result<(), ConfigError> {
-        let singles = [self.kvm, self.memory, self.kernel, self.initramfs].into_iter().chain(self.console);
+        let singles = [self.kvm].into_iter().chain(self.start.descriptors()).chain(self.console);
         let singles = singles.chain(self.channels.iter().map(|channel| channel.stream));
         let singles = singles.chain(self.pmems.iter().map(|pmem| pmem.file));
         let extents = self.blocks.iter().flat_map(|block| &block.extents).map(|extent| extent.file);
@@ -245,6 +305,19 @@ impl VmConfig {
             return Err(ConfigError::NoDescriptor { index, count });
         }
         (0..count).find(|index| !used.contains(index)).map_or(Ok(()), |index| Err(ConfigError::DescriptorUnused(index)))
+    }
+}
+
+impl Start {
+    fn descriptors(&self) -> Vec<FdIndex> {
+        let of_template = |files: &TemplateFiles| [files.state, files.memory];
+        match self {
+            Self::Boot(boot) => {
+                let own = [boot.memory, boot.kernel, boot.initramfs].into_iter();
+                own.chain(boot.save.iter().flat_map(of_template)).collect()
+            }
+            Self::Restore(files) => of_template(files).to_vec(),
+        }
     }
 }
 
@@ -281,117 +354,4 @@ pub fn extent_layout(lengths: impl IntoIterator<Item = u64>) -> Option<(Vec<u64>
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-
-    /// A description that is right with 8 descriptors.
-    fn config() -> VmConfig {
-        let extent = |file, offset| ExtentConfig { file: FdIndex(file), offset, length: 1 };
-        VmConfig {
-            vcpus: 1,
-            memory_mib: 64,
-            kvm: FdIndex(0),
-            memory: FdIndex(1),
-            kernel: FdIndex(2),
-            initramfs: FdIndex(3),
-            console: Some(FdIndex(4)),
-            extra_command_line: String::new(),
-            blocks: vec![BlockConfig {
-                id: "layers".into(),
-                read_only: true,
-                extents: vec![extent(6, 0), extent(6, 512)],
-            }],
-            pmems: vec![PmemConfig { id: "image".into(), file: FdIndex(7), length: 4 << 20 }],
-            channels: vec![ChannelConfig { port: 1024, stream: FdIndex(5) }],
-        }
-    }
-
-    /// What [`VmConfig::validate`] says to [`config`] after `change`.
-    fn refusal(change: impl FnOnce(&mut VmConfig)) -> Option<ConfigError> {
-        let mut config = config();
-        change(&mut config);
-        config.validate(8).err()
-    }
-
-    #[test]
-    fn a_right_description_is_accepted() {
-        assert_eq!(refusal(|_| ()), None);
-    }
-
-    #[test]
-    fn sizes_out_of_range_are_refused() {
-        assert_eq!(refusal(|config| config.vcpus = 0), Some(ConfigError::Vcpus(0)));
-        assert_eq!(refusal(|config| config.vcpus = 17), Some(ConfigError::Vcpus(17)));
-        assert_eq!(refusal(|config| config.memory_mib = 63), Some(ConfigError::Memory(63)));
-        assert_eq!(refusal(|config| config.memory_mib = u32::MAX), Some(ConfigError::Memory(u32::MAX)));
-    }
-
-    #[test]
-    fn a_description_that_lies_about_descriptors_is_refused() {
-        assert_eq!(config().validate(7), Err(ConfigError::NoDescriptor { index: 7, count: 7 }));
-        assert_eq!(config().validate(9), Err(ConfigError::DescriptorUnused(8)));
-        assert_eq!(refusal(|config| config.kernel = FdIndex(3)), Some(ConfigError::DescriptorTwice(3)));
-        assert_eq!(refusal(|config| config.kernel = FdIndex(6)), Some(ConfigError::DescriptorTwice(6)));
-        let shared = |config: &mut VmConfig| config.pmems[0].file = FdIndex(6);
-        assert_eq!(refusal(shared), Some(ConfigError::DescriptorTwice(6)));
-        let far = ConfigError::NoDescriptor { index: usize::MAX, count: 8 };
-        assert_eq!(refusal(|config| config.memory = FdIndex(usize::MAX)), Some(far));
-    }
-
-    #[test]
-    fn block_devices_need_names_of_their_own_and_extents_that_fit() {
-        for id in ["", "a space", "a-name-longer-than-20-", "\n"] {
-            let error = ConfigError::BlockId(id.into());
-            assert_eq!(refusal(|config| config.blocks[0].id = id.into()), Some(error));
-        }
-        let error = ConfigError::Extents("layers".into());
-        assert_eq!(refusal(|config| config.blocks[0].extents[0].length = u64::MAX), Some(error));
-        let error = ConfigError::Extents("layers".into());
-        assert_eq!(refusal(|config| config.blocks[0].extents[0].offset = u64::MAX), Some(error));
-        let twice = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(), config.blocks[0].clone()];
-        assert_eq!(refusal(twice), Some(ConfigError::BlockId("layers".into())));
-        let many = |config: &mut VmConfig| config.blocks = vec![config.blocks[0].clone(); 18];
-        assert_eq!(refusal(many), Some(ConfigError::Devices(19)));
-    }
-
-    #[test]
-    fn persistent_memory_needs_a_name_and_whole_large_pages() {
-        assert_eq!(refusal(|config| config.pmems[0].id.clear()), Some(ConfigError::PmemId(String::new())));
-        let twice = |config: &mut VmConfig| config.pmems = vec![config.pmems[0].clone(), config.pmems[0].clone()];
-        assert_eq!(refusal(twice), Some(ConfigError::PmemId("image".into())));
-        for length in [0, 4096, (2 << 20) + 4096, u64::MAX] {
-            let error = ConfigError::PmemLength { id: "image".into(), length };
-            assert_eq!(refusal(|config| config.pmems[0].length = length), Some(error));
-        }
-        let many = |config: &mut VmConfig| config.pmems = vec![config.pmems[0].clone(); 5];
-        assert_eq!(refusal(many), Some(ConfigError::Pmems(5)));
-    }
-
-    #[test]
-    fn a_port_has_one_stream() {
-        let twice = |config: &mut VmConfig| config.channels.push(config.channels[0]);
-        assert_eq!(refusal(twice), Some(ConfigError::Port(1024)));
-    }
-
-    #[test]
-    fn guest_memory_keeps_its_size() {
-        let memory = File::from(create_guest_memory(64).unwrap());
-        assert_eq!(memory.metadata().unwrap().len(), 64 << 20);
-        assert!(memory.set_len(0).is_err());
-        assert!(memory.set_len(65 << 20).is_err());
-    }
-
-    #[test]
-    fn extents_start_on_the_next_page() {
-        assert_eq!(extent_layout([1, 4096, 4097, 0, 5]), Some((vec![0, 4096, 8192, 16384, 16384], 20480)));
-        assert_eq!(extent_layout([]), Some((vec![], 0)));
-    }
-
-    #[test]
-    fn a_size_that_does_not_fit_is_refused() {
-        assert_eq!(extent_layout([u64::MAX]), None);
-        assert_eq!(extent_layout([1 << 62, 1 << 62]), None);
-    }
-}
+mod tests;

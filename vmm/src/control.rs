@@ -28,6 +28,8 @@ pub const MAX_MESSAGE: usize = 128 << 10;
 pub enum VmmEvent {
     /// The machine is built; the guest's first instruction is next.
     Running,
+    /// The guest has read all the randomness that it is offered ([`crate::devices::seed`]), for the first time.
+    Seeded,
     /// The machine has ended; the last message.
     Ended(EndReason),
 }
@@ -171,7 +173,7 @@ mod tests {
     use nix::sys::socket::{AddressFamily, SockFlag, socketpair};
 
     use super::*;
-    use crate::config::FdIndex;
+    use crate::config::{Boot, FdIndex, Start};
 
     fn pair(kind: SockType) -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap()
@@ -182,11 +184,14 @@ mod tests {
             vcpus: 1,
             memory_mib: 64,
             kvm: FdIndex(0),
-            memory: FdIndex(1),
-            kernel: FdIndex(2),
-            initramfs: FdIndex(3),
+            start: Start::Boot(Boot {
+                memory: FdIndex(1),
+                kernel: FdIndex(2),
+                initramfs: FdIndex(3),
+                extra_command_line: "x".repeat(extra),
+                save: None,
+            }),
             console: None,
-            extra_command_line: "x".repeat(extra),
             blocks: vec![],
             pmems: vec![],
             channels: vec![],
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn events_arrive_one_by_one_until_the_vmm_is_gone() {
         let (runtime, vmm) = pair(SockType::SeqPacket);
-        let events = [VmmEvent::Running, VmmEvent::Ended(EndReason::Panic { message: "Oh".into() })];
+        let events = [VmmEvent::Running, VmmEvent::Seeded, VmmEvent::Ended(EndReason::Panic { message: "Oh".into() })];
         for event in &events {
             send_event(vmm.as_fd(), event).unwrap();
         }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum EndReason {
     /// The guest powered itself off: the orderly end.
     PowerOff,
+    /// The guest said that it is ready to be saved, and was: both files of the template are written.
+    Ready,
     /// The guest asked for a reset, through the keyboard controller.
     Reset,
     /// The guest's kernel panicked.
@@ -92,6 +94,7 @@ impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PowerOff => write!(f, "The guest powered off"),
+            Self::Ready => write!(f, "The guest was saved as a template"),
             Self::Reset => write!(f, "The guest reset itself"),
             Self::Panic { message } if message.is_empty() => write!(f, "The guest's kernel panicked"),
             Self::Panic { message } => write!(f, "The guest's kernel panicked: {}", message.escape_debug()),
@@ -153,7 +156,9 @@ mod tests {
 
     #[test]
     fn reasons_survive_json() {
-        for reason in [EndReason::PowerOff, EndReason::Crash { rip: 1 }, EndReason::Killed { signal: 9 }] {
+        for reason in
+            [EndReason::PowerOff, EndReason::Ready, EndReason::Crash { rip: 1 }, EndReason::Killed { signal: 9 }]
+        {
             let json = serde_json::to_string(&reason).unwrap();
             assert_eq!(serde_json::from_str::<EndReason>(&json).unwrap(), reason);
         }

@@ -23,8 +23,10 @@ pub struct Buses {
 /// Why a vCPU came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// For an access that has been answered, or for a signal: run it on.
+    /// For an access that has been answered: run it on.
     Again,
+    /// For a signal, or since it was told to come back at once: nothing of an instruction is left to be done.
+    Interrupted,
     /// It took a fault for which it has no handler left.
     TripleFault,
     /// It met an instruction that KVM cannot execute; its bytes, as far as KVM gave them.
@@ -87,11 +89,11 @@ pub fn run(vcpu: &mut VcpuFd, buses: &Buses) -> Result<Exit, ExitError> {
         Ok(VcpuExit::IoOut(port, data)) => Pending::PortWrite(port, data),
         Ok(VcpuExit::InternalError) => Pending::InternalError,
         Ok(VcpuExit::Shutdown) => return Ok(Exit::TripleFault),
-        Ok(VcpuExit::Intr | VcpuExit::Nmi) => return Ok(Exit::Again),
+        Ok(VcpuExit::Intr | VcpuExit::Nmi) => return Ok(Exit::Interrupted),
         Ok(VcpuExit::SystemEvent(kind, _)) => return system_event(kind),
         Ok(VcpuExit::FailEntry(reason, cpu)) => return Err(ExitError::FailEntry { reason, cpu }),
         Ok(other) => return Err(ExitError::Unexpected(format!("{other:?}"))),
-        Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => return Ok(Exit::Again),
+        Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => return Ok(Exit::Interrupted),
         Err(error) => return Err(ExitError::Run(error)),
     };
     match pending {
@@ -100,6 +102,28 @@ pub fn run(vcpu: &mut VcpuFd, buses: &Buses) -> Result<Exit, ExitError> {
         Pending::InternalError => return internal_error(vcpu),
     }
     Ok(Exit::Again)
+}
+
+/// The most accesses of one instruction that are answered when it is completed.
+const MAX_FRAGMENTS: usize = 64;
+
+/// Finishes the instruction whose access was answered last: KVM does so at the next `KVM_RUN`, before the guest goes on
+/// (`KVM_RUN` in the kernel's `api.rst`, with `immediate_exit`).
+///
+/// # Errors
+/// When KVM doesn't come back, or with something else.
+pub fn complete(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), ExitError> {
+    vcpu.set_kvm_immediate_exit(1);
+    // A large access comes in parts, and each wants an answer.
+    let exits = (0..MAX_FRAGMENTS).map(|_| run(vcpu, buses));
+    let last = exits.into_iter().find(|exit| !matches!(exit, Ok(Exit::Again)));
+    vcpu.set_kvm_immediate_exit(0);
+    match last {
+        Some(Ok(Exit::Interrupted)) => Ok(()),
+        Some(Ok(other)) => Err(ExitError::Unexpected(format!("{other:?}"))),
+        Some(Err(error)) => Err(error),
+        None => Err(ExitError::Unexpected("an access without end".into())),
+    }
 }
 
 fn system_event(kind: u32) -> Result<Exit, ExitError> {

@@ -4,15 +4,13 @@
 //! description ─▶ memory ─▶ VM ─▶ devices ─▶ kernel ─▶ vCPUs ─▶ Running ─▶ threads ─▶ wait ─▶ Ended
 //! ```
 //!
-//! Threads: main (here), one per vCPU, one for all devices. vCPU threads run hostile code from their first `KVM_RUN` on.
+//! Building is [`build`]'s part. Threads: main (here), one per vCPU, one for all devices. vCPU threads run hostile code from their first `KVM_RUN` on.
 //! At the end vCPUs are stopped and devices finish what the guest has handed over, its last output above all. When the
 //! runtime is gone nobody wants that any more, and the process ends at once, threads and all.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,27 +18,29 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::arch::{self, BootError, CpuError};
-use crate::cmdline::{CommandLine, CommandLineError};
-use crate::config::{BlockConfig, ConfigError, FdIndex, VmConfig};
+use self::build::Descriptors;
+use self::save::Save;
+use crate::arch::{BootError, CpuError};
+use crate::cmdline::CommandLineError;
+use crate::config::ConfigError;
 use crate::control::{self, ControlError, VmmEvent};
-use crate::deprivileged;
-use crate::devices::exit::{self, ExitPorts};
-use crate::devices::i8042::{self, I8042};
-use crate::devices::serial::{self, SerialPort};
-use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::blk::{Block, Extent, LayoutError};
-use crate::devices::virtio::pmem::Pmem;
+use crate::devices::virtio::blk::LayoutError;
+use crate::devices::virtio::mmio::RestoreError;
 use crate::devices::virtio::slot::Slot;
 use crate::devices::virtio::thread::DeviceThread;
-use crate::devices::virtio::vsock::{Channel, Vsock};
 use crate::end::EndReason;
 use crate::ending::Ending;
-use crate::memory::{self, Files, MemoryError};
-use crate::vcpu::{RunningVcpu, Shared, Vcpu, VcpuError};
+use crate::memory::MemoryError;
+use crate::template::TemplateError;
+use crate::vcpu::{RunningVcpu, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
+
+mod build;
+mod save;
+
+pub use save::SaveError;
 
 /// How long a kick may take until it is repeated.
 const KICK_AGAIN: Duration = Duration::from_millis(1);
@@ -78,6 +78,15 @@ pub enum MachineError {
     /// Event descriptors or threads.
     #[error("The VMM can't have the descriptors or threads that it needs")]
     Host(#[from] io::Error),
+    /// A template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The machine can't be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// A device can't be restored.
+    #[error(transparent)]
+    Device(#[from] RestoreError),
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -99,7 +108,7 @@ pub fn serve(control: BorrowedFd<'_>) -> Option<EndReason> {
 fn run(control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
     let (config, descriptors) = control::receive_config(control)?;
     config.validate(descriptors.len())?;
-    let machine = build(&config, Descriptors::new(descriptors))?;
+    let machine = build::build(&config, Descriptors::new(descriptors))?;
     // The place for the jail: everything is open, nothing of the guest has run, and there is only this thread.
     control::send_event(control, &VmmEvent::Running)?;
     let running = machine.start()?;
@@ -114,99 +123,19 @@ struct Machine {
     vm: Vm,
     slots: Vec<Slot>,
     vcpus: Vec<Vcpu>,
-}
-
-fn build(config: &VmConfig, mut descriptors: Descriptors) -> Result<Machine, MachineError> {
-    let ending = Arc::new(Ending::new()?);
-    let memory = memory::map(descriptors.take(config.memory)?, config.memory_mib)?;
-    let mut vm = Vm::new(descriptors.take(config.kvm)?, memory.clone())?;
-    let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
-    let mut devices = devices(config, &mut descriptors)?;
-    let mut files = Files::behind(&memory, processors.address_bits());
-    for pmem in &config.pmems {
-        let file = File::from(descriptors.take(pmem.file)?);
-        let start = files.place(&pmem.id, file, pmem.length)?;
-        devices.push(Box::new(Pmem::new(start, pmem.length)));
-    }
-    vm.add_files(files.finish()?)?;
-    let memory = vm.memory().clone();
-
-    vm.add_ports(exit::BASE, exit::LENGTH, ExitPorts::new(Arc::clone(&ending)))?;
-    vm.add_ports(i8042::PORT, i8042::LENGTH, I8042::new(Arc::clone(&ending)))?;
-    if let Some(console) = config.console {
-        let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        vm.connect_line(&line, serial::GSI)?;
-        let console = File::from(descriptors.take(console)?);
-        vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
-    }
-    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    for (index, slot) in slots.iter().enumerate() {
-        vm.add_slot(index, slot)?;
-    }
-
-    let deprivileged = deprivileged::is_deprivileged();
-    let command_line = CommandLine {
-        console: config.console.is_some(),
-        slots: slots.len(),
-        deprivileged,
-        extra: &config.extra_command_line,
-    };
-    let mut kernel = File::from(descriptors.take(config.kernel)?);
-    let mut initramfs = File::from(descriptors.take(config.initramfs)?);
-    let entry = arch::load(&memory, config.vcpus, &mut kernel, &mut initramfs, &command_line.compose()?)?;
-
-    let fds = (0..config.vcpus).map(|index| {
-        let fd = vm.create_vcpu(index)?;
-        processors.set_up(&fd, index, entry)?;
-        Ok(fd)
-    });
-    let fds = fds.collect::<Result<Vec<_>, MachineError>>()?;
-    let buses = Arc::new(mem::take(&mut vm.buses));
-    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged };
-    let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
-    Ok(Machine { ending, vm, slots, vcpus })
-}
-
-/// The virtio devices in the order of their slots: vsock, then the block devices. Persistent memory goes behind them.
-fn devices(config: &VmConfig, descriptors: &mut Descriptors) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
-    let channels = config
-        .channels
-        .iter()
-        .map(|channel| Ok(Channel { port: channel.port, stream: descriptors.take(channel.stream)? }));
-    let channels = channels.collect::<Result<Vec<_>, MachineError>>()?;
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
-    let mut files = BTreeMap::new();
-    for block in &config.blocks {
-        let extents = extents(block, descriptors, &mut files)?;
-        devices.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
-    }
-    Ok(devices)
-}
-
-/// The extents of a block device; `files` are those that have been taken for this or an earlier one.
-fn extents(
-    block: &BlockConfig,
-    descriptors: &mut Descriptors,
-    files: &mut BTreeMap<FdIndex, Arc<File>>,
-) -> Result<Vec<Extent>, MachineError> {
-    let mut extents = Vec::with_capacity(block.extents.len());
-    for extent in &block.extents {
-        let file = match files.get(&extent.file) {
-            Some(file) => Arc::clone(file),
-            None => Arc::new(File::from(descriptors.take(extent.file)?)),
-        };
-        files.insert(extent.file, Arc::clone(&file));
-        extents.push(Extent { file, offset: extent.offset, length: extent.length });
-    }
-    Ok(extents)
+    /// Becomes readable when the guest has read its randomness.
+    seeded: EventFd,
+    /// Where it is saved when it is ready, if it is to be.
+    save: Option<Save>,
 }
 
 impl Machine {
-    fn start(self) -> Result<RunningMachine, MachineError> {
+    fn start(mut self) -> Result<RunningMachine, MachineError> {
         let ending = Arc::clone(&self.ending);
         let devices = DeviceThread::spawn(&self.slots, move |reason| ending.end(reason))?;
-        let vcpus = self.vcpus.into_iter().map(Vcpu::start).collect::<Result<_, _>>()?;
-        Ok(RunningMachine { ending: self.ending, vm: self.vm, vcpus, devices })
+        let vcpus = mem::take(&mut self.vcpus).into_iter().map(Vcpu::start).collect::<Result<_, _>>()?;
+        let Self { ending, vm, slots, seeded, save, .. } = self;
+        Ok(RunningMachine { ending, vm, slots, vcpus, devices, seeded, save })
     }
 }
 
@@ -215,54 +144,79 @@ impl Machine {
 struct RunningMachine {
     ending: Arc<Ending>,
     vm: Vm,
+    slots: Vec<Slot>,
     vcpus: Vec<RunningVcpu>,
     devices: DeviceThread,
+    seeded: EventFd,
+    save: Option<Save>,
 }
 
 impl RunningMachine {
     /// Waits for the end of the guest, and until its devices have finished. `None` when the runtime is gone first.
     fn wait(self, control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
         let ending = Arc::clone(&self.ending);
-        if !wait_for(ending.as_fd(), control)? {
+        if !wait_for(ending.as_fd(), Some(&self.seeded), control)? {
             // The process is about to end, threads and all; nothing of the machine need be waited for.
             mem::forget(self);
             return Ok(None);
         }
         // Finishing can take as long as a slow reader of the guest's output wants, and the runtime can go meanwhile.
         let (finished, finishing) = io::pipe()?;
-        thread::Builder::new().name("finish".into()).spawn(move || {
-            self.finish();
+        let finish = move || {
+            let reason = self.finish();
             drop(finishing);
-        })?;
-        if !wait_for(finished.as_fd(), control)? {
+            reason
+        };
+        let finish = thread::Builder::new().name("finish".into()).spawn(finish)?;
+        if !wait_for(finished.as_fd(), None, control)? {
             return Ok(None);
         }
-        Ok(ending.reason().cloned())
+        // It has only to return. A panic in it ends the process.
+        Ok(finish.join().ok().flatten())
     }
 
-    /// Stops the vCPUs and lets the devices finish what the guest has handed over.
-    fn finish(self) {
+    /// Stops the vCPUs; saves the machine, or lets the devices finish what the guest has handed over. Returns the reason of
+    /// the end.
+    fn finish(self) -> Option<EndReason> {
         while self.vcpus.iter().any(|vcpu| !vcpu.has_stopped()) {
             self.vcpus.iter().for_each(RunningVcpu::kick);
             thread::sleep(KICK_AGAIN);
         }
-        self.devices.drain();
-        drop(self.vm);
+        let vcpus: Option<Vec<Vcpu>> = self.vcpus.into_iter().map(RunningVcpu::stopped).collect();
+        let reason = self.ending.reason().cloned();
+        let (Some(EndReason::Ready), Some(save)) = (&reason, &self.save) else {
+            drop(vcpus);
+            self.devices.drain();
+            return reason;
+        };
+        // Whatever the guest has handed over is handed over again in the restored one.
+        drop(self.devices);
+        let saved = vcpus.ok_or(SaveError::Gone.into());
+        let saved = saved.and_then(|vcpus| save::save(&self.vm, &self.slots, vcpus, save));
+        Some(saved.map_or_else(|error| EndReason::vmm_error(&error), |()| EndReason::Ready))
     }
 }
 
-/// Waits until `event` is readable or at its end. `false` when the runtime is gone first.
-fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<bool, MachineError> {
+/// Waits until `event` is readable or at its end, and passes on meanwhile that the guest is seeded. `false` when the runtime
+/// is gone first.
+fn wait_for(event: BorrowedFd<'_>, seeded: Option<&EventFd>, control: BorrowedFd<'_>) -> Result<bool, MachineError> {
+    let seeded_fd = seeded.map(descriptor);
     loop {
-        let mut fds = [PollFd::new(control, PollFlags::POLLIN), PollFd::new(event, PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(control, PollFlags::POLLIN), PollFd::new(event, PollFlags::POLLIN)];
+        fds.extend(seeded_fd.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result.map_err(io::Error::from)?,
         };
-        let [runtime, event] = fds.map(|fd| fd.any().unwrap_or(false));
+        let is_ready = |place: usize| fds.get(place).and_then(PollFd::any).unwrap_or(false);
+        let (runtime, event) = (is_ready(0), is_ready(1));
         // Nothing is expected from the runtime after the description; what comes all the same is thrown away.
         if runtime && !matches!(read(control, &mut [0; 1]), Ok(1) | Err(Errno::EINTR)) {
             return Ok(false);
+        }
+        // Also when the guest has ended meanwhile: the end is the last message.
+        if seeded.is_some_and(|seeded| seeded.read().is_ok()) {
+            control::send_event(control, &VmmEvent::Seeded)?;
         }
         if event {
             return Ok(true);
@@ -270,16 +224,8 @@ fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<bool, Mach
     }
 }
 
-/// The descriptors that came with the description, each to be taken once.
-#[derive(Debug)]
-struct Descriptors(Vec<Option<OwnedFd>>);
-
-impl Descriptors {
-    fn new(descriptors: Vec<OwnedFd>) -> Self {
-        Self(descriptors.into_iter().map(Some).collect())
-    }
-
-    fn take(&mut self, FdIndex(index): FdIndex) -> Result<OwnedFd, MachineError> {
-        self.0.get_mut(index).and_then(Option::take).ok_or(MachineError::Descriptor(index))
-    }
+#[expect(unsafe_code, reason = "EventFd does not implement AsFd")]
+fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event`, which the result borrows.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -233,7 +233,7 @@ pub fn map(memory: OwnedFd, mib: u32) -> Result<GuestMemoryMmap, MemoryError> {
 }
 
 /// The parts of `size` bytes of guest memory, each with its address and length: one below the hole, one above it.
-fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
+pub(crate) fn ranges(size: u64) -> Vec<(GuestAddress, u64)> {
     let low = size.min(layout::HOLE_START);
     let mut ranges = vec![(GuestAddress(0), low)];
     if size > low {

@@ -53,7 +53,7 @@ pub struct Vcpu {
 
 /// A vCPU that runs.
 #[derive(Debug)]
-pub struct RunningVcpu(JoinHandle<()>);
+pub struct RunningVcpu(JoinHandle<Vcpu>);
 
 impl Vcpu {
     /// The vCPU with this index.
@@ -72,7 +72,22 @@ impl Vcpu {
         Ok(RunningVcpu(thread.spawn(|| self.run()).map_err(VcpuError::Spawn)?))
     }
 
-    fn run(mut self) {
+    /// Finishes the instruction that the guest stopped in, so that its state is whole.
+    ///
+    /// # Errors
+    /// When it can't be finished.
+    pub fn finish_instruction(&mut self) -> Result<(), VcpuError> {
+        Ok(exits::complete(&mut self.fd, &self.shared.buses)?)
+    }
+
+    /// KVM's vCPU.
+    #[must_use]
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// Gives itself back when the guest has ended.
+    fn run(mut self) -> Self {
         while self.shared.ending.reason().is_none() {
             match self.step() {
                 Ok(None) => {}
@@ -80,12 +95,13 @@ impl Vcpu {
                 Err(error) => self.shared.ending.end(EndReason::vmm_error(&error)),
             }
         }
+        self
     }
 
     /// Runs until the next exit and says whether that was the guest's end.
     fn step(&mut self) -> Result<Option<EndReason>, VcpuError> {
         Ok(match exits::run(&mut self.fd, &self.shared.buses)? {
-            Exit::Again => None,
+            Exit::Again | Exit::Interrupted => None,
             Exit::TripleFault => Some(self.triple_fault()?),
             Exit::PowerOff => Some(EndReason::PowerOff),
             Exit::Reset => Some(EndReason::Reset),
@@ -126,6 +142,12 @@ impl RunningVcpu {
     #[must_use]
     pub fn has_stopped(&self) -> bool {
         self.0.is_finished()
+    }
+
+    /// The vCPU, when its thread has ended; `None` when that panicked.
+    #[must_use]
+    pub fn stopped(self) -> Option<Vcpu> {
+        self.0.join().ok()
     }
 
     /// Interrupts `KVM_RUN`, so that the vCPU sees that the guest has ended. A kick between the look and the `KVM_RUN` is

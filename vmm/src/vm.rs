@@ -1,5 +1,6 @@
 //! A VM of KVM: its memory, its buses, its interrupt lines.
 
+use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::arch::{self, VmSetupError, layout};
 use crate::bus::{BusDevice, BusError};
+use crate::devices::virtio::placeholder::Placeholder;
 use crate::devices::virtio::slot::Slot;
 use crate::exits::Buses;
 use crate::memory::GuestMemory;
@@ -20,6 +22,9 @@ pub enum VmError {
     /// The descriptor isn't KVM's.
     #[error("The descriptor for KVM isn't /dev/kvm")]
     NotKvm,
+    /// There are no descriptors left.
+    #[error("The descriptor for KVM can't be duplicated")]
+    Descriptor(#[source] io::Error),
     /// KVM is of another kind.
     #[error("This host's KVM has API version {0}, not {expected}", expected = kvm_bindings::KVM_API_VERSION)]
     ApiVersion(i32),
@@ -68,7 +73,12 @@ const QUEUE_NOTIFY: u64 = 0x50;
 /// persistent memory.
 #[must_use]
 pub fn supports_pmem(kvm: BorrowedFd<'_>) -> bool {
-    kvm.try_clone_to_owned().is_ok_and(|kvm| open(kvm).is_ok_and(|kvm| kvm.check_extension(Cap::ReadonlyMem)))
+    borrow(kvm).is_ok_and(|kvm| kvm.check_extension(Cap::ReadonlyMem))
+}
+
+/// KVM behind a descriptor of another owner.
+pub(crate) fn borrow(kvm: BorrowedFd<'_>) -> Result<Kvm, VmError> {
+    open(kvm.try_clone_to_owned().map_err(VmError::Descriptor)?)
 }
 
 /// KVM, if the descriptor is that.
@@ -155,6 +165,12 @@ impl Vm {
         &self.kvm
     }
 
+    /// KVM's VM.
+    #[must_use]
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
     /// Makes each write to `event` an edge of the interrupt line `gsi`.
     ///
     /// # Errors
@@ -185,6 +201,15 @@ impl Vm {
             let _ = self.fd.register_ioevent(event, &notify, queue);
         }
         Ok(())
+    }
+
+    /// Leaves the slot with this index without a device.
+    ///
+    /// # Errors
+    /// When there is no such slot.
+    pub fn add_placeholder(&mut self, index: usize) -> Result<(), VmError> {
+        let (address, _) = layout::slot(index).ok_or(VmError::NoSlot(index))?;
+        Ok(self.buses.memory.insert(address, layout::SLOT_SIZE, Arc::new(Mutex::new(Placeholder)))?)
     }
 
     /// Creates the vCPU with this index.

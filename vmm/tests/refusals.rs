@@ -114,7 +114,7 @@ fn a_description_that_lies_about_descriptors_is_refused() {
     assert_says(&refusal(launch), "refers to descriptor 3, but 3 descriptors came");
 
     let mut launch = Launch::code(CODE);
-    launch.config.kernel = FdIndex(3);
+    launch.boot().kernel = FdIndex(3);
     assert_says(&refusal(launch), "descriptor 3 twice");
 
     let mut launch = Launch::code(CODE);
@@ -153,7 +153,7 @@ fn a_descriptor_that_is_not_kvm_is_refused() {
 #[test]
 fn a_command_line_that_is_too_long_is_refused() {
     let mut launch = Launch::code(CODE);
-    launch.config.extra_command_line = "x".repeat(2048);
+    launch.boot().extra_command_line = "x".repeat(2048);
     assert_says(&refusal(launch), "command line");
 }
 

@@ -3,7 +3,7 @@
 //! Everything happens after `pivot_root`, so no path of the image can lead out of it: what was outside is not there any more.
 //! Only `/proc`, `/sys` and `/dev` are directories of the image; they are made where they are missing and refused where they are
 //! something else. All others lie in file systems that this module mounted itself. What the task asked for is mounted in the
-//! root already ([`crate::root`]) and comes along.
+//! root already ([`crate::root`]) and comes along; with it, where the task asked for something in `/dev/shm`, that and `/dev`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::{chdir, fchdir, mkdir, pivot_root};
 use protocol::message::FailureKind;
 
@@ -62,6 +62,22 @@ struct FileSystem {
     optional: bool,
 }
 
+const DEV: FileSystem = FileSystem {
+    target: "/dev",
+    kind: "tmpfs",
+    flags: MsFlags::MS_NOSUID.union(MsFlags::MS_STRICTATIME),
+    data: Some("mode=755,size=65536k"),
+    optional: false,
+};
+
+const SHARED_MEMORY: FileSystem = FileSystem {
+    target: "/dev/shm",
+    kind: "tmpfs",
+    flags: NO_SUID_DEV_EXEC,
+    data: Some("mode=1777,size=65536k"),
+    optional: false,
+};
+
 /// What is mounted on directories of the image.
 const TOP: [FileSystem; 3] = [
     FileSystem { target: "/proc", kind: "proc", flags: NO_SUID_DEV_EXEC, data: None, optional: false },
@@ -72,13 +88,7 @@ const TOP: [FileSystem; 3] = [
         data: None,
         optional: false,
     },
-    FileSystem {
-        target: "/dev",
-        kind: "tmpfs",
-        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_STRICTATIME),
-        data: Some("mode=755,size=65536k"),
-        optional: false,
-    },
+    DEV,
 ];
 
 /// What is mounted on directories of our own file systems.
@@ -90,13 +100,7 @@ const BELOW: [FileSystem; 4] = [
         data: Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
         optional: false,
     },
-    FileSystem {
-        target: "/dev/shm",
-        kind: "tmpfs",
-        flags: NO_SUID_DEV_EXEC,
-        data: Some("mode=1777,size=65536k"),
-        optional: false,
-    },
+    SHARED_MEMORY,
     FileSystem { target: "/dev/mqueue", kind: "mqueue", flags: NO_SUID_DEV_EXEC, data: None, optional: true },
     FileSystem {
         target: "/sys/fs/cgroup",
@@ -149,6 +153,9 @@ pub fn enter_root(root: &Path) -> Result<(), MountError> {
 pub fn mount_all() -> Result<(), MountError> {
     for file_system in &TOP {
         let directory = image_directory(file_system.target)?;
+        if is_mounted(file_system, "/")? {
+            continue;
+        }
         // By the directory that was checked, not by its name.
         at(file_system.target, fchdir(directory.as_fd()))?;
         attach(file_system, ".")?;
@@ -157,9 +164,36 @@ pub fn mount_all() -> Result<(), MountError> {
     for file_system in &BELOW {
         // The mount says it better when the directory is not there: sysfs makes its own.
         let _ = mkdir(file_system.target, Mode::from_bits_truncate(0o755));
+        if file_system.target == SHARED_MEMORY.target && is_mounted(file_system, DEV.target)? {
+            continue;
+        }
         attach(file_system, file_system.target)?;
     }
     Ok(())
+}
+
+/// Mounts the container's `/dev` on `directory` before the root is entered, so that something can be mounted in its
+/// `/dev/shm`.
+///
+/// # Errors
+/// Of mount(2).
+pub fn mount_dev(directory: &Path) -> Result<(), Errno> {
+    mount(Some(DEV.kind), directory, Some(DEV.kind), DEV.flags, DEV.data)
+}
+
+/// The same for `/dev/shm`.
+///
+/// # Errors
+/// Of mount(2).
+pub fn mount_shared_memory(directory: &Path) -> Result<(), Errno> {
+    let FileSystem { kind, flags, data, .. } = SHARED_MEMORY;
+    mount(Some(kind), directory, Some(kind), flags, data)
+}
+
+/// Whether [`crate::root`] has mounted something there: a tmpfs is a device of its own.
+fn is_mounted(file_system: &FileSystem, parent: &str) -> Result<bool, MountError> {
+    let device = |path| at(file_system.target, stat(path)).map(|stat| stat.st_dev);
+    Ok(device(file_system.target)? != device(parent)?)
 }
 
 fn attach(file_system: &FileSystem, path: &str) -> Result<(), MountError> {

@@ -1,7 +1,8 @@
 //! What is mounted in a task's root: volumes, file systems in memory, and files that take the place of the image's.
 //!
 //! Parents come before what is in them, so that nothing is covered. A file system in memory takes the place of a volume at
-//! the same path.
+//! the same path. What the container mounts itself, later, would cover what is mounted here, so nothing is mounted there; but
+//! `/dev/shm` may be a file system of the task's own size, and have others in it: then `/dev` is mounted here already.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,14 +15,21 @@ use protocol::spec::{EtcFile, Mount, TaskSpec, TmpfsMount};
 
 use super::resolve::{self, ResolveError, Wanted};
 use super::{Overlay, Places, RootError, make_directory};
+use crate::container::mounts as container;
 use crate::failure::quoted;
 
-/// What the container mounts itself, later: nothing below would be seen.
+/// What the container mounts itself.
 const RESERVED: [&str; 3] = ["dev", "proc", "sys"];
+
+/// What may be mounted there all the same.
+const SHARED_MEMORY: &str = "dev/shm";
+
+const TMPFS: &str = "file system in memory";
 
 /// Mounts everything that `spec` asks for in the root.
 pub fn mount_all(places: &Places, spec: &TaskSpec) -> Result<(), RootError> {
     let volatile = spec.root.scratch.is_some();
+    mount_shared_memory(places, &spec.mounts)?;
     for (number, entry) in in_order(&spec.mounts).into_iter().enumerate() {
         match entry {
             Mount::Tmpfs(tmpfs) => mount_tmpfs(places, tmpfs)?,
@@ -33,19 +41,48 @@ pub fn mount_all(places: &Places, spec: &TaskSpec) -> Result<(), RootError> {
 
 /// The mounts that count, parents first.
 fn in_order(mounts: &[Mount]) -> Vec<&Mount> {
-    let names = |mount: &Mount| {
-        let path = match mount {
-            Mount::Tmpfs(TmpfsMount { path, .. }) | Mount::Volume { path } => path,
-        };
-        let names = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-        names.map(<[u8]>::to_vec).collect::<Vec<_>>()
-    };
-    let mut sorted: Vec<_> = mounts.iter().map(|mount| (names(mount), mount)).collect();
+    let mut sorted: Vec<_> = mounts.iter().map(|mount| (names(path(mount)), mount)).collect();
     // With the same path, the file system in memory comes first and stays; of several, the last that was given.
     sorted.reverse();
     sorted.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| is_volume(one).cmp(&is_volume(other))));
     sorted.dedup_by(|(next, _), (kept, _)| next == kept);
     sorted.into_iter().map(|(_, mount)| mount).collect()
+}
+
+fn path(mount: &Mount) -> &[u8] {
+    match mount {
+        Mount::Tmpfs(TmpfsMount { path, .. }) | Mount::Volume { path } => path,
+    }
+}
+
+/// The names that a path has, but for those that say nothing.
+fn names(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect()
+}
+
+/// Whether a path is `/dev/shm` or in it, by its name alone: no link of the image leads there.
+fn is_in_shared_memory(path: &[u8]) -> bool {
+    let names = names(path);
+    names.starts_with(&[b"dev", &b"shm"[..]]) && !names.contains(&&b".."[..])
+}
+
+/// Mounts the container's `/dev`, and `/dev/shm` unless it is asked for, where something is to be mounted in them.
+fn mount_shared_memory(places: &Places, mounts: &[Mount]) -> Result<(), RootError> {
+    let wanted = mounts.iter().filter_map(|mount| match mount {
+        Mount::Tmpfs(TmpfsMount { path, .. }) if is_in_shared_memory(path) => Some(names(path).len()),
+        Mount::Tmpfs(_) | Mount::Volume { .. } => None,
+    });
+    let Some(depth) = wanted.min() else { return Ok(()) };
+    let made = |path: &[u8]| place_anywhere(places, TMPFS, path, Wanted::Directory);
+    if made(b"/dev")? != Path::new("dev") {
+        return Err(RootError::Target { path: quoted(b"/dev"), problem: "it is a symbolic link of the image" });
+    }
+    container::mount_dev(&places.root.join("dev")).map_err(inside(TMPFS, b"/dev"))?;
+    if depth > names(SHARED_MEMORY.as_bytes()).len() {
+        let target = places.root.join(made(b"/dev/shm")?);
+        container::mount_shared_memory(&target).map_err(inside(TMPFS, b"/dev/shm"))?;
+    }
+    Ok(())
 }
 
 fn is_volume(mount: &Mount) -> bool {
@@ -54,18 +91,24 @@ fn is_volume(mount: &Mount) -> bool {
 
 /// Where `path` really is, relative to the root; made where it is missing.
 fn place(places: &Places, what: &'static str, path: &[u8], wanted: Wanted) -> Result<PathBuf, RootError> {
-    let refused = |problem| RootError::Target { path: quoted(path), problem };
-    let place = resolve::make(&places.root, path, wanted).map_err(|error| match error {
-        ResolveError::Path(problem) => refused(problem),
-        ResolveError::System(source) => RootError::Inside { what, path: quoted(path), source },
-    })?;
+    let place = place_anywhere(places, what, path, wanted)?;
+    let refused = |problem| Err(RootError::Target { path: quoted(path), problem });
     if place.as_os_str().is_empty() {
-        return Err(refused("it is the root itself"));
+        return refused("it is the root itself");
     }
     if RESERVED.iter().any(|reserved| place.starts_with(reserved)) {
-        return Err(refused("the task's own /dev, /proc and /sys are there"));
+        return refused("the task's own /dev, /proc and /sys are there");
     }
     Ok(place)
+}
+
+/// The same, also where only the container mounts something.
+fn place_anywhere(places: &Places, what: &'static str, path: &[u8], wanted: Wanted) -> Result<PathBuf, RootError> {
+    let refused = |problem| RootError::Target { path: quoted(path), problem };
+    resolve::make(&places.root, path, wanted).map_err(|error| match error {
+        ResolveError::Path(problem) => refused(problem),
+        ResolveError::System(source) => RootError::Inside { what, path: quoted(path), source },
+    })
 }
 
 fn inside(what: &'static str, path: &[u8]) -> impl Fn(Errno) -> RootError {
@@ -74,8 +117,9 @@ fn inside(what: &'static str, path: &[u8]) -> impl Fn(Errno) -> RootError {
 }
 
 fn mount_tmpfs(places: &Places, tmpfs: &TmpfsMount) -> Result<(), RootError> {
-    const WHAT: &str = "file system in memory";
-    let place = place(places, WHAT, &tmpfs.path, Wanted::Directory)?;
+    // The names of those in /dev/shm lead nowhere else: what is there was mounted here.
+    let find = if is_in_shared_memory(&tmpfs.path) { place_anywhere } else { place };
+    let place = find(places, TMPFS, &tmpfs.path, Wanted::Directory)?;
     let flags = [
         (!tmpfs.suid, MsFlags::MS_NOSUID),
         (!tmpfs.dev, MsFlags::MS_NODEV),
@@ -89,7 +133,7 @@ fn mount_tmpfs(places: &Places, tmpfs: &TmpfsMount) -> Result<(), RootError> {
         data.push_str(&format!(",size={}", size.max(1)));
     }
     let target = places.root.join(place);
-    mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some(data.as_str())).map_err(inside(WHAT, &tmpfs.path))
+    mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some(data.as_str())).map_err(inside(TMPFS, &tmpfs.path))
 }
 
 /// Mounts a volume: an overlay of its own where the image has a directory, so that its content stays visible and the root's

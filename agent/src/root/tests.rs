@@ -219,6 +219,35 @@ fn files_go_where_links_lead_inside_the_root() {
 }
 
 #[test]
+fn shared_memory_may_have_another_size_and_file_systems_in_it() {
+    // What the image has there leads nowhere: the container's own /dev covers it.
+    let fill = |image: &mut Image| {
+        let dev = directory(image, InodeId::ROOT, "dev");
+        symlink(image, dev, "shm", "/srv");
+    };
+    with_root(with_mounts(&[tmpfs("//dev/./shm/")]), fill, |root, result| {
+        result.unwrap();
+        assert!(options(&root.join("dev")).contains("nosuid"), "{}", options(&root.join("dev")));
+        let shm = options(&root.join("dev/shm"));
+        assert!(shm.contains("nosuid,nodev,noexec") && shm.contains("size=1024k"), "{shm}");
+        assert!(!root.join("srv").exists());
+    });
+    with_root(with_mounts(&[tmpfs("/dev/shm/deep/er")]), fill, |root, result| {
+        result.unwrap();
+        let (shm, deeper) = (options(&root.join("dev/shm")), options(&root.join("dev/shm/deep/er")));
+        assert!(shm.contains("size=65536k") && deeper.contains("size=1024k"), "{shm} {deeper}");
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        assert_eq!(mounts.matches("rootfs/dev/shm ").count(), 1, "{mounts}");
+    });
+    let linked = |image: &mut Image| symlink(image, InodeId::ROOT, "dev", "/srv");
+    with_root(with_mounts(&[tmpfs("/dev/shm")]), linked, |_, result| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Settings);
+        assert!(error.to_string().contains("it is a symbolic link of the image"), "{error}");
+    });
+}
+
+#[test]
 fn what_an_image_makes_impossible_is_said_and_reaches_nothing_outside() {
     let fill = |image: &mut Image| {
         symlink(image, InodeId::ROOT, "etc", "/proc/self/root");
@@ -236,7 +265,10 @@ fn what_an_image_makes_impossible_is_said_and_reaches_nothing_outside() {
         (with_mounts(&[volume("/file")]), "something else than a directory"),
         (with_mounts(&[volume("/")]), "it is the root itself"),
         (with_mounts(&[tmpfs("/top")]), "it is the root itself"),
-        (with_mounts(&[tmpfs("/dev/shm")]), "/dev, /proc and /sys are there"),
+        (with_mounts(&[tmpfs("/dev")]), "/dev, /proc and /sys are there"),
+        (with_mounts(&[tmpfs("/dev/shm"), tmpfs("/dev/mqueue")]), "/dev, /proc and /sys are there"),
+        (with_mounts(&[tmpfs("/dev/shm/../pts")]), "/dev, /proc and /sys are there"),
+        (with_mounts(&[volume("/dev/shm")]), "/dev, /proc and /sys are there"),
     ] {
         with_root(spec, fill, move |_, result| {
             let error = result.unwrap_err();

@@ -3,6 +3,7 @@
 mod mount;
 mod pull;
 mod share;
+mod start;
 mod unpack;
 
 use std::fs;
@@ -27,6 +28,8 @@ pub enum Name {
     Mount,
     /// Ten tasks of one image at once: who holds its pages
     Share,
+    /// A whole task, and its guest alone: from a template and with a boot; many in a row and at once; idle guests' memory
+    Start,
 }
 
 /// What a benchmark is given.
@@ -48,6 +51,7 @@ impl Name {
             Self::Pull => vec![pull::IMAGE],
             Self::Mount => vec![mount::SMALL, mount::large(quick)],
             Self::Share => vec![share::IMAGE],
+            Self::Start => vec![start::IMAGE],
         }
     }
 
@@ -58,6 +62,7 @@ impl Name {
             Self::Pull => pull::run(bench),
             Self::Mount => mount::run(bench),
             Self::Share => share::run(bench),
+            Self::Start => start::run(bench),
         }
     }
 }

@@ -19,10 +19,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads `USER[:PASSWORD]`; `None` without a user. A password that is not there is empty.
+    /// Reads `USER:PASSWORD`; `None` without a user or a colon. The password may be empty.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (user, password) = text.split_once(':').unwrap_or((text, ""));
+        let (user, password) = text.split_once(':')?;
         (!user.is_empty()).then(|| Self { user: user.into(), password: password.into() })
     }
 }
@@ -177,7 +177,7 @@ mod tests {
         let credentials = Credentials::parse("me:a:b").unwrap();
         assert_eq!((credentials.user.as_str(), credentials.password.as_str()), ("me", "a:b"));
         assert!(!format!("{credentials:?}").contains("a:b"));
-        assert!(Credentials::parse(":x").is_none() && Credentials::parse("").is_none());
-        assert_eq!(Credentials::parse("me").unwrap().password, "");
+        assert!(["", ":x", "me"].iter().all(|text| Credentials::parse(text).is_none()));
+        assert_eq!(Credentials::parse("me:").unwrap().password, "");
     }
 }

@@ -31,7 +31,7 @@ pub enum PullError {
     /// The registry wants to know who asks.
     #[error(
         "The registry {registry} gives {name} only to users it knows, or there is no such image: log in with \
-        `docker login {}`, or name a user with --creds USER:PASSWORD",
+        `docker login {}`, or name a user with --creds USER",
         login_host(registry)
     )]
     NoCredentials {

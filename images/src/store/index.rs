@@ -1,7 +1,4 @@
-//! The store's index: opening it, and bringing it to the newest schema.
-//!
-//! `PRAGMA user_version` counts the migrations that a file has had. Processes that find an old file queue up at a lock
-//! file beside it, because SQLite doesn't wait when two of them switch a new file to the write-ahead log at once.
+//! The store's index: opening, reading and changing it.
 //!
 //! Changes are committed without waiting for the disk (`synchronous = NORMAL`): what a power failure takes back is a
 //! name or a time, and the files that it named are still right. What removes files waits ([`Index::durable`]): a row
@@ -12,15 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use sqlite::OpenError;
 
 use super::error::StoreError;
-use super::lock::Exclusive;
 
 /// The name of the index in the store.
-pub(super) const FILE_NAME: &str = "index.db";
+const FILE_NAME: &str = "index.db";
 
 /// The name of the lock file in the store.
-pub(super) const LOCK_NAME: &str = "index.lock";
+const LOCK_NAME: &str = "index.lock";
 
 /// How long a change waits for those of other processes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,21 +36,13 @@ impl Index {
     /// Opens the index of the store in `root`.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
         let path = root.join(FILE_NAME);
-        let error = |source| explain(&path, source);
-        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-        let mut connection = Connection::open(&path).map_err(error)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
-        let mut found = version(&connection).map_err(error)?;
-        if found < known {
-            let lock = root.join(LOCK_NAME);
-            let _lock = Exclusive::create(&lock, &mut || {}).map_err(super::error::file(&lock, "locked"))?;
-            migrate(&mut connection).map_err(error)?;
-            found = version(&connection).map_err(error)?;
-        }
-        if found > known {
-            return Err(StoreError::Newer { path, found, known });
-        }
-        connection.pragma_update(None, "foreign_keys", "ON").map_err(error)?;
+        let lock = root.join(LOCK_NAME);
+        let connection = sqlite::open(&path, &lock, &MIGRATIONS, BUSY_TIMEOUT).map_err(|error| match error {
+            OpenError::Database(source) => explain(&path, source),
+            OpenError::Lock(source) => super::error::file(&lock, "locked")(source),
+            OpenError::Newer { found, known } => StoreError::Newer { path: path.clone(), found, known },
+        })?;
+        connection.pragma_update(None, "foreign_keys", "ON").map_err(|source| explain(&path, source))?;
         Ok(Self { connection: Mutex::new(connection), path })
     }
 
@@ -124,21 +113,4 @@ fn explain(path: &Path, source: rusqlite::Error) -> StoreError {
         }
         _ => StoreError::Index { path, source },
     }
-}
-
-/// How many migrations the file has had.
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
-}
-
-/// Applies the migrations that the file has not had. Only one process at a time is here.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found = usize::try_from(version(&transaction)?).unwrap_or(0);
-    for (done, migration) in (1_i64..).zip(MIGRATIONS).skip(found) {
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", done)?;
-    }
-    transaction.commit()
 }

@@ -11,6 +11,7 @@ use protocol::spec::TmpfsMount;
 
 use super::image_args::{ImageCommand, PullArgs, RegistryArgs};
 use super::mounts;
+use super::template_args::TemplateCommand;
 use crate::bytes::DiskSize;
 use crate::image::{PullPolicy, Transport};
 use crate::size::{Cpu, Memory};
@@ -22,7 +23,7 @@ use crate::size::{Cpu, Memory};
 #[command(disable_help_subcommand = false, max_term_width = 120, after_help = EXAMPLES)]
 #[command(override_usage = "taskrun run [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
                             taskrun [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
-                            taskrun pull | image | usage | doctor")]
+                            taskrun pull | image | template | usage | doctor")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -39,6 +40,9 @@ pub enum Command {
     /// Look after the images in the store
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look after the templates that tasks start from
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Print what the tasks of this user have used
     Usage(UsageArgs),
     /// Say what this host can do, line by line, with a remedy for what it can't
@@ -135,9 +139,12 @@ pub struct RunArgs {
     /// Boot this guest kernel, an uncompressed vmlinux [env: TASKRUN_KERNEL]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     pub kernel: Option<PathBuf>,
-    /// Write the guest kernel's log to standard error
+    /// Write the guest kernel's log to standard error; the guest boots then
     #[arg(long, help_heading = "Machine")]
     pub console: bool,
+    /// Boot the guest instead of starting it from a template
+    #[arg(long, help_heading = "Machine")]
+    pub cold: bool,
     /// How the image reaches the guest: pmem is shared by all tasks of the image
     #[arg(long, value_name = "DEVICE", value_enum, default_value_t, help_heading = "Machine")]
     pub image_device: Transport,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use images::platform::Platform;
-use images::registry::Credentials;
 
 use crate::bytes::Bytes;
+use crate::image::login::Login;
 
 /// The options of `taskrun pull`.
 #[derive(Debug, Args)]
@@ -20,7 +20,10 @@ pub struct PullArgs {
     /// Only download it; the first task then unpacks it
     #[arg(long)]
     pub download_only: bool,
-    /// Boot this guest kernel to unpack it [env: TASKRUN_KERNEL]
+    /// Boot the guest that unpacks it instead of starting it from a template
+    #[arg(long)]
+    pub cold: bool,
+    /// Use this guest kernel to unpack it [env: TASKRUN_KERNEL]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kernel: Option<PathBuf>,
 }
@@ -31,9 +34,9 @@ pub struct RegistryArgs {
     /// The platform to pull a multi-platform image for, such as linux/amd64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform, help_heading = "Image")]
     pub platform: Option<Platform>,
-    /// Log in to the registry; without it ~/.docker/config.json says how
+    /// Log in to the registry, with a password that is asked for if it isn't given; without it ~/.docker/config.json says how
     #[arg(long, value_name = "USER[:PASSWORD]", value_parser = credentials, help_heading = "Image")]
-    pub creds: Option<Credentials>,
+    pub creds: Option<Login>,
     /// Show no progress
     #[arg(short, long, help_heading = "Image")]
     pub quiet: bool,
@@ -154,8 +157,8 @@ fn platform(text: &str) -> Result<Platform, String> {
 }
 
 /// Reads `USER[:PASSWORD]`.
-fn credentials(text: &str) -> Result<Credentials, String> {
-    Credentials::parse(text).ok_or_else(|| "Write USER:PASSWORD".to_owned())
+fn credentials(text: &str) -> Result<Login, String> {
+    Login::parse(text).ok_or_else(|| "Write USER or USER:PASSWORD".to_owned())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod image_args;
 pub mod mounts;
 pub mod resolve;
 pub mod split;
+pub mod template_args;
 
 use args::{Cli, Command};
 

@@ -77,7 +77,13 @@ where
     let image = images::Reference::parse(image.to_str().ok_or_else(|| ResolveError::ReferenceBytes(image.clone()))?)?;
     let kernel = kernel(args.kernel, &caller.variable);
     Ok(RunRequest {
-        image: ImageRequest { policy: args.pull, kernel, console: args.console, ..image_request(image, args.registry) },
+        image: ImageRequest {
+            policy: args.pull,
+            kernel,
+            console: args.console,
+            cold: args.cold,
+            ..image_request(image, args.registry)
+        },
         arguments: words.collect(),
         entrypoint: args.entrypoint,
         env: environment::collect(&args.env_file, &args.env, &caller.variable)?,
@@ -111,12 +117,12 @@ where
 pub fn pull(args: PullArgs, variable: environment::Lookup<'_>) -> Result<ImageRequest, ResolveError> {
     let image = images::Reference::parse(&args.image)?;
     let kernel = kernel(args.kernel, variable);
-    Ok(ImageRequest { policy: PullPolicy::Always, kernel, ..image_request(image, args.registry) })
+    Ok(ImageRequest { policy: PullPolicy::Always, kernel, cold: args.cold, ..image_request(image, args.registry) })
 }
 
 fn image_request(image: images::Reference, args: RegistryArgs) -> ImageRequest {
     let RegistryArgs { platform, creds, quiet } = args;
-    ImageRequest { platform, credentials: creds, quiet, ..ImageRequest::new(image) }
+    ImageRequest { platform, login: creds, quiet, ..ImageRequest::new(image) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 pub const RUN: &str = "run";
 
 /// First words that are not the short form: the subcommands, and the options of `taskrun` itself.
-const NOT_SHORT: [&str; 10] = [RUN, "pull", "image", "usage", "doctor", "help", "-h", "--help", "-V", "--version"];
+const NOT_SHORT: [&str; 11] =
+    [RUN, "pull", "image", "template", "usage", "doctor", "help", "-h", "--help", "-V", "--version"];
 
 /// Puts `run` behind the program's name when the first word is not one of taskrun's own. An image with such a name is
 /// run by writing `run`.

@@ -5,13 +5,14 @@
 //!            registry ┘                                        unpack microVM ─┘
 //! ```
 //!
-//! What [`prepare`] gives is locked: as long as it, or a VMM that got its file, lives, nothing of it can be removed.
+//! What [`Images::prepare`] gives is locked: as long as it, or a VMM that got its file, lives, nothing of it can be removed.
 //!
 //! # Layout
 //! - [`unpack`]: the microVM that makes a root file system of layers. [`progress`]: bars on a terminal.
-//! - [`commands`]: `taskrun pull` and `taskrun image`.
+//! - [`login`]: who the user is to a registry. [`commands`]: `taskrun pull` and `taskrun image`.
 
 pub mod commands;
+pub mod login;
 pub mod progress;
 pub mod unpack;
 
@@ -19,17 +20,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use images::platform::Platform;
-use images::registry::{self, Credentials, PullError, PullOptions};
+use images::registry::{self, PullError, PullOptions};
 use images::store::{BuildRootfs, Rootfs, RootfsKey, Store, StoreError, StoredImage};
 use images::{Image, ImageError, LayerBlob, Reference};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
+use self::login::{Login, PasswordError};
 use self::progress::Display;
-use self::unpack::{Step, UnpackError};
+use self::unpack::{MachineRequest, Step, UnpackError};
 use crate::config::{Config, ConfigError};
 use crate::ledger::{self, HomeError};
 use crate::microvm::{Host, LaunchError};
+use crate::template::Templates;
 use crate::timings::{Phase, Timings};
 
 /// The folder of images in taskrun's home.
@@ -72,13 +75,15 @@ pub struct ImageRequest {
     /// The platform to pull it for; this machine's when absent.
     pub platform: Option<Platform>,
     /// What the registry wants to know.
-    pub credentials: Option<Credentials>,
+    pub login: Option<Login>,
     /// Whether progress is kept off the terminal.
     pub quiet: bool,
     /// The guest kernel for unpacking; the installed one when absent.
     pub kernel: Option<PathBuf>,
     /// Whether the guest kernel's log goes to standard error.
     pub console: bool,
+    /// Whether guests boot, even where they could start from a template.
+    pub cold: bool,
 }
 
 impl ImageRequest {
@@ -89,10 +94,11 @@ impl ImageRequest {
             reference,
             policy: PullPolicy::default(),
             platform: None,
-            credentials: None,
+            login: None,
             quiet: false,
             kernel: None,
             console: false,
+            cold: false,
         }
     }
 }
@@ -115,6 +121,9 @@ pub enum PrepareError {
     /// The registry.
     #[error(transparent)]
     Pull(#[from] PullError),
+    /// The password for it.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// It is not there, and was not to be pulled.
     #[error("The image {0} is not in the store, and --pull never forbids to get it: run `taskrun pull {0}`")]
     Absent(String),
@@ -147,6 +156,7 @@ pub struct Images {
     /// The store.
     pub store: Store,
     config: Config,
+    templates: Templates,
 }
 
 impl Images {
@@ -159,7 +169,8 @@ impl Images {
     }
 
     fn open_in(home: &Path) -> Result<Self, PrepareError> {
-        Ok(Self { store: Store::open(&home.join(FOLDER))?, config: Config::load(home)? })
+        let templates = Templates::of(home);
+        Ok(Self { store: Store::open(&home.join(FOLDER))?, config: Config::load(home)?, templates })
     }
 
     /// Pulls an image and unpacks it where needed, so that its tasks start at once.
@@ -225,9 +236,10 @@ impl Images {
         let Reference::Registry(name) = &request.reference else {
             return Err(PrepareError::NotPullable(request.reference.to_string()));
         };
+        let credentials = request.login.as_ref().map(Login::credentials).transpose()?;
         let options = PullOptions {
             platform: request.platform.clone(),
-            credentials: request.credentials.clone(),
+            credentials,
             config: self.config.registries.clone(),
             progress: display,
             ..PullOptions::default()
@@ -266,8 +278,14 @@ impl Images {
                 Step::Read(position) => bar.at(position),
                 Step::Reported => timings.reach(Phase::UnpackReported),
             };
-            let config = &self.config.unpack;
-            let report = unpack::unpack(&host, &image.layers, output, config, request.console, &mut on_step);
+            let machine = MachineRequest {
+                config: &self.config.unpack,
+                console: request.console,
+                cold: request.cold,
+                templates: &self.templates,
+                note: &|text| display.note(text),
+            };
+            let report = unpack::unpack(&host, &image.layers, output, &machine, &mut on_step);
             (report, verified.join())
         });
         display.clear();
@@ -278,9 +296,7 @@ impl Images {
         timings.reach(Phase::ImageUnpacked);
         Ok(rootfs)
     }
-}
 
-impl Images {
     /// What a guest meets as a failing disk may be a full file system of the host, which the guest cannot know.
     fn full(&self) -> Option<StoreError> {
         let directory = self.store.root();

@@ -24,7 +24,10 @@ use vmm::end::EndReason;
 
 use crate::config::UnpackConfig;
 use crate::errors::{self, harmless};
-use crate::microvm::{AgentConnection, ControlError, Disk, Extent, Host, LaunchError, Launched, Machine, Plan};
+use crate::microvm::{
+    AgentConnection, ControlError, Disk, Extent, Host, Job, LaunchError, Launched, Machine, NotSeeded, Plan, Start,
+};
+use crate::template::Templates;
 
 /// The names of the block devices, in the order that the protocol knows.
 const LAYERS: &str = "layers";
@@ -72,6 +75,9 @@ pub enum UnpackError {
     /// The guest ended before it was done.
     #[error("The image can't be unpacked: {0} (memory for unpacking is [unpack] memory in config.toml)")]
     GuestEnded(String),
+    /// The guest isn't its own.
+    #[error(transparent)]
+    NotSeeded(#[from] NotSeeded),
     /// The agent said nothing for long.
     #[error("The image can't be unpacked: the guest has made no progress for {} s", SILENCE.as_secs())]
     Silent,
@@ -91,6 +97,21 @@ pub enum Step {
     Reported,
 }
 
+/// The microVM for it.
+#[expect(missing_debug_implementations, reason = "holds a closure")]
+pub struct MachineRequest<'a> {
+    /// Its size, and what it takes.
+    pub config: &'a UnpackConfig,
+    /// Whether the guest kernel's log goes to standard error.
+    pub console: bool,
+    /// Whether it boots, even where it could start from a template.
+    pub cold: bool,
+    /// Where it may start from.
+    pub templates: &'a Templates,
+    /// Is told what takes long.
+    pub note: &'a dyn Fn(&str),
+}
+
 /// Who is told of the work.
 pub type OnStep<'a> = &'a mut dyn FnMut(Step);
 
@@ -102,10 +123,10 @@ pub fn unpack(
     host: &Host,
     layers: &[LayerBlob],
     output: File,
-    config: &UnpackConfig,
-    console: bool,
+    machine: &MachineRequest<'_>,
     on_step: OnStep<'_>,
 ) -> Result<UnpackReport, UnpackError> {
+    let config = machine.config;
     let spec = spec(layers, config)?;
     let length = spec.limits.image_bytes;
     output.set_len(length).map_err(UnpackError::Output)?;
@@ -114,7 +135,8 @@ pub fn unpack(
     let plan = Plan {
         vcpus: config.vcpus(),
         memory_mib: config.memory.mib(),
-        console,
+        console: machine.console,
+        cold: machine.cold,
         disks: vec![
             Disk { id: LAYERS, read_only: true, extents: extents.collect() },
             Disk { id: OUTPUT, read_only: false, extents: vec![Extent { file: Arc::new(output), offset: 0, length }] },
@@ -122,13 +144,19 @@ pub fn unpack(
         pmems: Vec::new(),
         ports: vec![port::CONTROL],
     };
-    let Launched { mut vmm, channels } = crate::microvm::launch::launch(host, &plan)?;
+    let template = machine.templates.choose(host, &plan, &mut |text| (machine.note)(text));
+    let start = template.as_ref().map_or(Start::Boot, |template| Start::Restore(template.files()));
+    let Launched { mut vmm, channels } = crate::microvm::launch::launch(host, &plan, start)?;
     let control = channels.into_iter().next().ok_or(UnpackError::Protocol("has no connection"))?;
     let diff_ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.to_string()).collect();
     let watch = Watch {
         machine: &mut vmm,
         agent: AgentConnection::new(control)?,
-        spec: Some(HostMessage::Unpack(Box::new(spec))),
+        job: match template {
+            Some(_) => Job::restored(HostMessage::Unpack(Box::new(spec)), plan.slots()),
+            None => Job::booting(HostMessage::Unpack(Box::new(spec))),
+        },
+        greeted: false,
         on_step,
         warnings: 0,
         result: None,
@@ -174,8 +202,8 @@ fn check(report: UnpackReport, diff_ids: &[String], limit: u64) -> Result<Unpack
 struct Watch<'a, M> {
     machine: &'a mut M,
     agent: AgentConnection,
-    /// Until the agent has it.
-    spec: Option<HostMessage>,
+    job: Job,
+    greeted: bool,
     on_step: OnStep<'a>,
     warnings: u32,
     result: Option<Result<UnpackReport, UnpackError>>,
@@ -216,11 +244,12 @@ impl<M: Machine> Watch<'_, M> {
                 result => result.map_err(|error| UnpackError::Wait(error.into()))?,
             };
             let [agent, machine] = descriptors.map(|descriptor| descriptor.any().unwrap_or(true));
-            if agent && self.agent.is_open() {
-                self.read_agent()?;
-            }
+            // Before the agent, which greets after the machine said that the guest has its randomness.
             if machine && machine_open {
                 machine_open = self.read_machine()?;
+            }
+            if agent && self.agent.is_open() {
+                self.read_agent()?;
             }
         }
         Ok(())
@@ -246,20 +275,24 @@ impl<M: Machine> Watch<'_, M> {
         self.deadline = Instant::now().checked_add(SILENCE);
         match message {
             AgentMessage::Hello { version, .. } => {
-                let spec = self.spec.take().ok_or(UnpackError::Protocol("greets twice"))?;
+                if std::mem::replace(&mut self.greeted, true) {
+                    return Err(UnpackError::Protocol("greets twice"));
+                }
                 if version != protocol::VERSION {
                     return Err(UnpackError::Protocol("is from another version of taskrun"));
                 }
-                self.agent.send_task(&spec)?;
+                for message in self.job.take()? {
+                    self.agent.send_task(&message)?;
+                }
                 (self.on_step)(Step::AgentReady);
             }
-            AgentMessage::Progress(progress) if self.spec.is_none() => (self.on_step)(Step::Read(progress.read)),
+            AgentMessage::Progress(progress) if self.greeted => (self.on_step)(Step::Read(progress.read)),
             AgentMessage::Warning(text) if self.warnings < MAX_WARNINGS => {
                 self.warnings = self.warnings.saturating_add(1);
                 errors::say(&harmless(&text));
             }
             AgentMessage::Warning(_) => {}
-            AgentMessage::Unpacked(report) if self.spec.is_none() => {
+            AgentMessage::Unpacked(report) if self.greeted => {
                 (self.on_step)(Step::Reported);
                 self.finish(Ok(report));
             }
@@ -280,6 +313,10 @@ impl<M: Machine> Watch<'_, M> {
     fn read_machine(&mut self) -> Result<bool, UnpackError> {
         match control::receive_event(self.machine.events()).map_err(UnpackError::Vmm)? {
             Some(VmmEvent::Running) => Ok(true),
+            Some(VmmEvent::Seeded) => {
+                self.job.seeded();
+                Ok(true)
+            }
             Some(VmmEvent::Ended(reason)) => {
                 self.end_reason.get_or_insert(reason);
                 Ok(true)

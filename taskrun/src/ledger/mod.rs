@@ -27,7 +27,6 @@ use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, nam
 
 pub use self::home::HomeError;
 pub use self::record::{End, NewTask, Outcome, Record};
-use self::schema::Opened;
 
 /// The name of the ledger in taskrun's home.
 pub const FILE_NAME: &str = "ledger.sqlite3";
@@ -117,7 +116,7 @@ impl Ledger {
     /// [`LedgerError`], when the directory can't be made or the file is not a ledger of this version or an older one.
     pub fn open(home: &Path) -> Result<Self, LedgerError> {
         home::create(home).map_err(|source| LedgerError::Directory { path: home.into(), source })?;
-        schema::open(home).map(|Opened { connection }| Self { connection })
+        schema::open(home).map(|connection| Self { connection })
     }
 
     /// Opens the ledger in the directory `home` if there is one, and makes nothing.

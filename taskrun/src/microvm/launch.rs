@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use vmm::config::{BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
+use vmm::config::{self, BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
 use vmm::control::{self, ControlError};
 use vmm::end::EndReason;
 
@@ -87,6 +87,12 @@ impl Host {
     pub fn kvm(&self) -> &File {
         &self.kvm
     }
+
+    /// Where the rest is.
+    #[must_use]
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
 }
 
 /// A microVM to start.
@@ -98,12 +104,48 @@ pub struct Plan {
     pub memory_mib: u32,
     /// Whether the guest kernel's log goes to standard error.
     pub console: bool,
+    /// Whether the guest boots, even where it could start from a template.
+    pub cold: bool,
     /// Block devices, in the guest's order (`/dev/vda`, …).
     pub disks: Vec<Disk>,
     /// Persistent memory, in the guest's order (`/dev/pmem0`, …).
     pub pmems: Vec<Pmem>,
     /// Vsock ports that the agent may connect to.
     pub ports: Vec<u32>,
+}
+
+impl Plan {
+    /// The virtio windows of the devices, in the guest's order; the first window is vsock's.
+    #[must_use]
+    pub fn slots(&self) -> Vec<u8> {
+        (1..).take(self.disks.len().saturating_add(self.pmems.len())).collect()
+    }
+
+    /// Whether a guest from a template can have all of this.
+    #[must_use]
+    pub fn fits_template(&self) -> bool {
+        !self.console && self.slots().len() <= config::MAX_TEMPLATE_DEVICES
+    }
+}
+
+/// What a microVM starts from.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// The kernel.
+    Boot,
+    /// The kernel; when its agent is ready the guest is saved to these files, and ends.
+    Save(TemplateFiles<'a>),
+    /// A guest that was saved.
+    Restore(TemplateFiles<'a>),
+}
+
+/// The files of a template.
+#[derive(Clone, Copy, Debug)]
+pub struct TemplateFiles<'a> {
+    /// The state of everything but the memory.
+    pub state: &'a File,
+    /// The memory.
+    pub memory: &'a File,
 }
 
 /// A block device.
@@ -159,7 +201,7 @@ pub struct Vmm {
 ///
 /// # Errors
 /// [`LaunchError`]; no process is left then.
-pub fn launch(host: &Host, plan: &Plan) -> Result<Launched, LaunchError> {
+pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, LaunchError> {
     let mib = plan.memory_mib;
     let memory = create_guest_memory(mib).map_err(|source| LaunchError::Memory { mib, source })?;
     let pairs = plan.ports.iter().map(|_| UnixStream::pair().map_err(LaunchError::Socket));
@@ -171,11 +213,12 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Launched, LaunchError> {
         vcpus: plan.vcpus,
         memory_mib: mib,
         kvm: given.add(host.kvm.as_fd()),
-        memory: given.add(memory.as_fd()),
-        kernel: given.add(host.kernel.as_fd()),
-        initramfs: given.add(host.initramfs.as_fd()),
+        start: match start {
+            Start::Boot => config::Start::Boot(given.boot(host, &memory, None)),
+            Start::Save(files) => config::Start::Boot(given.boot(host, &memory, Some(files))),
+            Start::Restore(files) => config::Start::Restore(given.template(files)),
+        },
         console: plan.console.then(|| given.add(stderr.as_fd())),
-        extra_command_line: String::new(),
         blocks: blocks(&plan.disks, &mut given),
         pmems: plan
             .pmems
@@ -228,6 +271,20 @@ impl<'a> Given<'a> {
     fn add(&mut self, descriptor: BorrowedFd<'a>) -> FdIndex {
         self.descriptors.push(descriptor);
         FdIndex(self.descriptors.len().saturating_sub(1))
+    }
+
+    fn boot(&mut self, host: &'a Host, memory: &'a OwnedFd, save: Option<TemplateFiles<'a>>) -> config::Boot {
+        config::Boot {
+            memory: self.add(memory.as_fd()),
+            kernel: self.add(host.kernel.as_fd()),
+            initramfs: self.add(host.initramfs.as_fd()),
+            extra_command_line: String::new(),
+            save: save.map(|files| self.template(files)),
+        }
+    }
+
+    fn template(&mut self, files: TemplateFiles<'a>) -> config::TemplateFiles {
+        config::TemplateFiles { state: self.add(files.state.as_fd()), memory: self.add(files.memory.as_fd()) }
     }
 }
 

@@ -5,9 +5,10 @@
 //!
 //! # Layout
 //! - [`launch`]: from a plan to a VMM's process.
-//! - [`control`]: the connection to the agent.
+//! - [`control`]: the connection to the agent. [`job`]: when the agent gets its job.
 
 pub mod control;
+pub mod job;
 pub mod launch;
 
 use std::os::fd::BorrowedFd;
@@ -15,7 +16,8 @@ use std::os::fd::BorrowedFd;
 use vmm::end::EndReason;
 
 pub use self::control::{AgentConnection, ControlError};
-pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Vmm};
+pub use self::job::{Job, NotSeeded};
+pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Start, TemplateFiles, Vmm};
 
 /// A machine that runs a guest. A VMM's process, or what plays one in a test.
 pub trait Machine {

@@ -23,7 +23,7 @@ pub mod stop;
 pub mod supervise;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd;
 
 use protocol::message::HostMessage;
@@ -40,8 +40,9 @@ use self::supervise::{SuperviseError, Task};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
 use crate::image::{Images, PrepareError, Prepared};
 use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask};
-use crate::microvm::{AgentConnection, ControlError, Host, LaunchError, launch};
+use crate::microvm::{AgentConnection, ControlError, Host, Job, LaunchError, Start, launch};
 use crate::scratch::{self, ScratchError};
+use crate::template::Templates;
 use crate::terminal::{self, RawMode};
 use crate::timings::{Phase, Timings, TimingsError, TimingsFile};
 
@@ -139,7 +140,8 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
     })?;
     timings.reach(Phase::Admitted);
 
-    let result = in_microvm(request, plan, message, stop, &host, &signals, timings);
+    let templates = Templates::of(&home);
+    let result = in_microvm(request, plan, message, stop, &host, &templates, &signals, timings);
     let (exit_code, reason) = match &result {
         Ok(outcome) => (outcome.exit_code(), outcome.reason(request.memory)),
         Err(error) => (EXIT_TASKRUN_FAILED, errors::chain(error)),
@@ -163,10 +165,17 @@ fn in_microvm(
     message: HostMessage,
     stop: StopPolicy,
     host: &Host,
+    templates: &Templates,
     signals: &Signals,
     timings: &mut Timings,
 ) -> Result<Outcome, RunError> {
-    let launched = launch::launch(host, &plan.machine)?;
+    let template = templates.choose(host, &plan.machine, &mut |text| note(request, text));
+    timings.reach(Phase::TemplateReady);
+    let (start, job) = match &template {
+        Some(template) => (Start::Restore(template.files()), Job::restored(message, plan.machine.slots())),
+        None => (Start::Boot, Job::booting(message)),
+    };
+    let launched = launch::launch(host, &plan.machine, start)?;
     timings.reach(Phase::VmmStarted);
     let mut vmm = launched.vmm;
     let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
@@ -188,7 +197,7 @@ fn in_microvm(
     let task = Task {
         machine: &mut vmm,
         agent: AgentConnection::new(control)?,
-        spec: message,
+        job,
         signals,
         streams,
         on_start,
@@ -201,6 +210,13 @@ fn in_microvm(
     let outcome = supervise::supervise(task, timings)?;
     drop(raw);
     Ok(outcome)
+}
+
+/// Tells who watches what takes long.
+fn note(request: &RunRequest, text: &str) {
+    if !request.image.quiet && io::stderr().is_terminal() {
+        errors::say(text);
+    }
 }
 
 /// The size of the caller's terminal.

@@ -83,6 +83,7 @@ pub fn plan(request: &RunRequest, rootfs: &Rootfs, scratch: Option<File>, kvm: &
         vcpus: request.cpu.vcpus(),
         memory_mib,
         console: request.image.console,
+        cold: request.image.cold,
         disks,
         pmems,
         ports: ports(request),

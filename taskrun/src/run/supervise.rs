@@ -32,7 +32,7 @@ use super::signals::{SignalError, Signals};
 use super::stdio::{StdioError, Streams};
 use super::stop::{Step, StopPolicy};
 use crate::errors;
-use crate::microvm::{AgentConnection, Machine};
+use crate::microvm::{AgentConnection, Job, Machine};
 use crate::timings::{Phase, Timings};
 
 /// How long a guest whose task is over may take to power off, and a killed task to end, in earnest.
@@ -54,7 +54,7 @@ pub struct Task<'a, M> {
     /// The connection to the agent.
     pub agent: AgentConnection,
     /// What the agent is to do.
-    pub spec: HostMessage,
+    pub job: Job,
     /// The signals of this process.
     pub signals: &'a Signals,
     /// The outputs.
@@ -106,7 +106,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
     let mut supervisor = Supervisor {
         machine: task.machine,
         agent: task.agent,
-        spec: Some(task.spec),
+        job: task.job,
         signals: task.signals,
         streams: task.streams,
         on_start: Some(task.on_start),
@@ -140,8 +140,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
 struct Supervisor<'a, M> {
     machine: &'a mut M,
     agent: AgentConnection,
-    /// Until the agent has it.
-    spec: Option<HostMessage>,
+    job: Job,
     signals: &'a Signals,
     streams: Streams,
     on_start: Option<OnStart<'a>>,
@@ -222,7 +221,12 @@ impl<M: Machine> Supervisor<'_, M> {
             Err(error) => return Err(SuperviseError::Wait(error.into())),
         }
         let ready = sources.into_iter().zip(&descriptors).filter(|(_, fd)| fd.any().unwrap_or(true));
-        Ok(ready.map(|(source, _)| source).collect())
+        let mut ready: Vec<_> = ready.map(|(source, _)| source).collect();
+        // That the guest has its randomness is said before the agent greets, so it is to be heard before too.
+        if self.session.stage() == Stage::Connecting {
+            ready.sort_by_key(|source| *source == Source::Agent);
+        }
+        Ok(ready)
     }
 
     fn read_signals(&mut self) -> Result<(), SuperviseError> {
@@ -259,7 +263,7 @@ impl<M: Machine> Supervisor<'_, M> {
 
     /// Says something to the agent, behind the task.
     fn tell(&mut self, message: HostMessage) {
-        if self.spec.is_some() {
+        if !self.job.is_taken() {
             // One of each is as good as many.
             if !self.early.contains(&message) {
                 self.early.push(message);
@@ -319,8 +323,11 @@ impl<M: Machine> Supervisor<'_, M> {
     }
 
     fn send_task(&mut self) {
-        let Some(spec) = self.spec.take() else { return };
-        let mut sent = self.agent.send_task(&spec);
+        let messages = match self.job.take() {
+            Ok(messages) => messages,
+            Err(error) => return self.agent_failed(&error),
+        };
+        let mut sent = messages.iter().try_for_each(|message| self.agent.send_task(message));
         for message in std::mem::take(&mut self.early) {
             sent = sent.and_then(|()| self.agent.send(&message));
         }
@@ -345,6 +352,7 @@ impl<M: Machine> Supervisor<'_, M> {
     fn read_machine(&mut self) -> Result<(), SuperviseError> {
         match control::receive_event(self.machine.events()).map_err(SuperviseError::Vmm)? {
             Some(VmmEvent::Running) => self.timings.reach(Phase::GuestRunning),
+            Some(VmmEvent::Seeded) => self.job.seeded(),
             Some(VmmEvent::Ended(reason)) => {
                 self.end_reason.get_or_insert(reason);
                 self.begin_grace();

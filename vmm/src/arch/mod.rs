@@ -7,4 +7,7 @@
 mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{BootError, CpuError, Processors, VmSetupError, layout, load, set_up_vm};
+pub use x86_64::{
+    BootError, CpuError, Processors, StateError, VcpuState, VmSetupError, VmState, host_identity, layout, load,
+    set_up_vm,
+};

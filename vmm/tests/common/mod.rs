@@ -19,7 +19,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use vmm::config::{FdIndex, VmConfig, create_guest_memory};
+use vmm::config::{Boot, FdIndex, Start, VmConfig, create_guest_memory};
 use vmm::control::{self, VmmEvent};
 use vmm::end::EndReason;
 
@@ -107,17 +107,28 @@ impl Launch {
             vcpus: 1,
             memory_mib: MEMORY_MIB,
             kvm: FdIndex(0),
-            memory: FdIndex(1),
-            kernel: FdIndex(2),
-            initramfs: FdIndex(3),
+            start: Start::Boot(Boot {
+                memory: FdIndex(1),
+                kernel: FdIndex(2),
+                initramfs: FdIndex(3),
+                extra_command_line: String::new(),
+                save: None,
+            }),
             console: None,
-            extra_command_line: String::new(),
             blocks: Vec::new(),
             pmems: Vec::new(),
             channels: Vec::new(),
         };
         let memory = create_guest_memory(MEMORY_MIB).unwrap();
         Self { config, descriptors: vec![kvm(), memory, file(kernel), file(b"x")] }
+    }
+
+    /// What it boots from.
+    pub fn boot(&mut self) -> &mut Boot {
+        match &mut self.config.start {
+            Start::Boot(boot) => boot,
+            Start::Restore(_) => panic!("it is restored"),
+        }
     }
 
     /// Hands over a file.
@@ -172,7 +183,7 @@ impl Vmm {
     /// Waits for the end of the machine and of the process.
     pub fn finish(mut self) -> (EndReason, ExitStatus) {
         let mut event = self.event();
-        if event == Some(VmmEvent::Running) {
+        while matches!(event, Some(VmmEvent::Running | VmmEvent::Seeded)) {
             event = self.event();
         }
         let Some(VmmEvent::Ended(reason)) = event else { panic!("the VMM said {event:?}") };

@@ -385,6 +385,10 @@ impl Drop for TestGuest {
 }
 
 impl Guest for TestGuest {
+    fn attach(&self, _: &[u8]) -> Result<(), Failure> {
+        panic!("the guest here was not saved")
+    }
+
     fn unpack(&self, _: &UnpackSpec, _: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure> {
         panic!("the tests here are of tasks")
     }

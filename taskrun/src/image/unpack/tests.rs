@@ -67,7 +67,8 @@ fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport
         let result = Watch {
             machine: &mut machine,
             agent: AgentConnection::new(ours).unwrap(),
-            spec: Some(HostMessage::Unpack(Box::default())),
+            job: Job::booting(HostMessage::Unpack(Box::default())),
+            greeted: false,
             on_step: &mut on_step,
             warnings: 0,
             result: None,

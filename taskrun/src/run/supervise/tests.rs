@@ -182,7 +182,7 @@ impl Play {
         let task = Task {
             machine: &mut self.vmm,
             agent: self.agent,
-            spec: HostMessage::Run(Box::default()),
+            job: Job::booting(HostMessage::Run(Box::default())),
             signals,
             streams: self.streams,
             on_start: Box::new(|_| {

@@ -11,6 +11,7 @@ use vm_memory::{
 
 use super::kernel::{self, KernelError};
 use super::{layout, mptable, registers};
+use crate::random;
 
 /// Why a guest can't be prepared for its first instruction.
 #[derive(Debug, thiserror::Error)]
@@ -120,17 +121,8 @@ fn write_seed(memory: &GuestMemoryMmap) -> Result<(), BootError> {
     entry.extend_from_slice(&0_u64.to_le_bytes());
     entry.extend_from_slice(&SETUP_RNG_SEED.to_le_bytes());
     entry.extend_from_slice(&u32::try_from(SEED_LENGTH).unwrap_or_default().to_le_bytes());
-    entry.extend_from_slice(&random_bytes().map_err(BootError::Random)?);
+    entry.extend_from_slice(&random::bytes::<SEED_LENGTH>().map_err(BootError::Random)?);
     Ok(memory.write_slice(&entry, GuestAddress(layout::SETUP_DATA))?)
-}
-
-#[expect(unsafe_code, reason = "getrandom has no safe wrapper among the dependencies")]
-fn random_bytes() -> io::Result<[u8; SEED_LENGTH]> {
-    let mut bytes = [0_u8; SEED_LENGTH];
-    // SAFETY: the pointer and the length are those of `bytes`.
-    let length = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    // Up to 256 bytes come whole or not at all.
-    if usize::try_from(length) == Ok(SEED_LENGTH) { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }
 
 fn parameters(memory: &GuestMemoryMmap, ramdisk: Ramdisk, command_line: &str) -> boot_params {

@@ -57,8 +57,8 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: boo
 
 /// How many bits a guest-physical address has (leaf 0x8000_0008, EAX): as many as the CPU has, or as its nested page
 /// tables take where those are named and fewer.
-pub(super) fn address_bits(supported: &CpuId) -> u8 {
-    let entry = supported.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
+pub(super) fn address_bits(entries: &[kvm_cpuid_entry2]) -> u8 {
+    let entry = entries.iter().find(|entry| entry.function == 0x8000_0008);
     let [physical, _, guest, _] = entry.map_or([FEWEST_ADDRESS_BITS, 0, 0, 0], |entry| entry.eax.to_le_bytes());
     if guest == 0 { physical } else { physical.min(guest) }
 }

@@ -102,7 +102,7 @@ impl Processors {
     /// How many bits the physical addresses of these CPUs have.
     #[must_use]
     pub fn address_bits(&self) -> u8 {
-        cpuid::address_bits(&self.supported)
+        cpuid::address_bits(self.supported.as_slice())
     }
 
     /// Prepares vCPU `index`; the first one to start at `entry`.

@@ -60,6 +60,20 @@ impl Interrupt {
         self.status.fetch_and(!bits, Ordering::AcqRel);
     }
 
+    /// Makes this the value of `InterruptStatus`, of a device that has not started yet.
+    pub fn restore(&self, status: u32) {
+        self.status.store(status, Ordering::Release);
+    }
+
+    /// Interrupts again for what the driver has not acknowledged: the edge may have got lost while a machine was saved,
+    /// and one too many does no harm.
+    ///
+    /// # Errors
+    /// Those of the event descriptor.
+    pub fn repeat(&self) -> io::Result<()> {
+        if self.status() == 0 { Ok(()) } else { self.line.write(1) }
+    }
+
     /// Forgets everything; the device must be inactive.
     pub fn reset(&self) {
         self.status.store(0, Ordering::Release);

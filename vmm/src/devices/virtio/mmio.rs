@@ -26,6 +26,9 @@ use crate::bus::BusDevice;
 use crate::memory::GuestMemory;
 
 mod registers;
+mod saved;
+
+pub use saved::{RestoreError, TransportState};
 
 /// "virt", in little-endian order.
 const MAGIC: u32 = 0x7472_6976;

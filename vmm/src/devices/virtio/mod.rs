@@ -13,7 +13,8 @@
 //! # Layout
 //! - [`mmio`]: the registers that the guest sees; [`interrupt`]: how a device reaches the guest.
 //! - [`queue`]: virtqueues and descriptor chains, checked; [`iovec`]: system calls straight on guest memory.
-//! - [`slot`]: a device with its transport and descriptors; [`thread`]: the one thread that serves all slots.
+//! - [`slot`]: a device with its transport and descriptors; [`placeholder`]: a window without one.
+//! - [`thread`]: the one thread that serves all slots.
 //! - [`blk`], [`pmem`], [`vsock`]: the devices.
 
 use std::io;
@@ -30,6 +31,7 @@ pub mod blk;
 pub mod interrupt;
 pub mod iovec;
 pub mod mmio;
+pub mod placeholder;
 pub mod pmem;
 pub mod queue;
 pub mod slot;
@@ -87,6 +89,23 @@ pub enum DeviceError {
     Host(#[from] io::Error),
 }
 
+/// Why a device can't be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SuspendError {
+    /// Devices of this type never are.
+    #[error("A device of type {0} can't be part of a template")]
+    Unsupported(u32),
+    /// Something is under way.
+    #[error("The guest has a connection to the host, which can't be part of a template")]
+    Connected,
+    /// It waits for a reset.
+    #[error("A device of the guest waits for a reset, so that the guest can't become a template")]
+    Broken,
+    /// It stopped with an error.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
 /// A virtio device, independent of its transport.
 ///
 /// ```text
@@ -127,6 +146,15 @@ pub trait VirtioDevice: Send {
 
     /// Stops the device and forgets its queues and guest memory. May be called at any time.
     fn reset(&mut self);
+
+    /// Stops the active device, gives everything back to the driver that it holds, and returns the queues, so that a device
+    /// that is activated with them goes on. For a machine that is saved.
+    ///
+    /// # Errors
+    /// When it can't be saved, by its type or now.
+    fn suspend(&mut self) -> Result<Vec<Queue>, SuspendError> {
+        Err(SuspendError::Unsupported(self.device_type()))
+    }
 
     /// Does what `event` asks for, a bounded amount of it.
     ///

@@ -109,6 +109,12 @@ impl VirtQueue {
         if self.queue.ready() { self.queue.enable_notification(memory) } else { Ok(false) }
     }
 
+    /// The queue, when the device has stopped.
+    #[must_use]
+    pub fn into_inner(self) -> Queue {
+        self.queue
+    }
+
     /// The number of descriptors in the ring, and so of the chains that can be under way.
     #[must_use]
     pub fn size(&self) -> u16 {

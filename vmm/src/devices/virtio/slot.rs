@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::VirtioDevice;
 use super::interrupt::Interrupt;
-use super::mmio::MmioTransport;
+use super::mmio::{MmioTransport, RestoreError, TransportState};
+use super::{SuspendError, VirtioDevice, lock};
 use crate::memory::GuestMemory;
 
 /// A device shared between its transport and the device thread.
@@ -41,6 +41,32 @@ impl Slot {
         let device: SharedDevice = Arc::new(Mutex::new(device));
         let transport = MmioTransport::new(Arc::clone(&device), memory.into(), Arc::clone(&interrupt), kicks);
         Ok(Self { transport: Arc::new(Mutex::new(transport)), irq, queue_events, device, interrupt })
+    }
+
+    /// Stops the device and tells its state. The device thread must have ended.
+    ///
+    /// # Errors
+    /// When the device can't be saved now.
+    pub fn save(&self) -> Result<TransportState, SuspendError> {
+        lock(&self.transport).save()
+    }
+
+    /// Gives the device a saved state.
+    ///
+    /// # Errors
+    /// When the device can't have it.
+    pub fn restore(&self, state: &TransportState) -> Result<(), RestoreError> {
+        lock(&self.transport).restore(state)
+    }
+
+    /// Lets a device that was restored look at its queues, and the driver at the device: notifications of either may have
+    /// got lost when the machine was saved. For when everything is connected.
+    ///
+    /// # Errors
+    /// Those of event descriptors.
+    pub fn wake(&self) -> io::Result<()> {
+        self.queue_events.iter().try_for_each(|event| event.write(1))?;
+        self.interrupt.repeat()
     }
 }
 

@@ -10,6 +10,8 @@ use super::*;
 use crate::devices::virtio::test_driver::Driver;
 use crate::devices::virtio::{DeviceError, Event, Progress, VirtioDevice, copy_config};
 
+mod saved;
+
 /// What the test sees of a device.
 #[derive(Debug, Default)]
 struct Seen {

@@ -9,13 +9,16 @@ use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use virtio_queue::Queue;
 
 use super::Channel;
 use super::mux::{Filled, Mux};
 use crate::devices::virtio::interrupt::Interrupt;
 use crate::devices::virtio::queue::{Chain, EVENT_IDX, VirtQueue};
 use crate::devices::virtio::sources::Sources;
-use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
+use crate::devices::virtio::{
+    ActivationContext, DeviceError, Event, Progress, SuspendError, VirtioDevice, copy_config, iovec,
+};
 use crate::memory::GuestMemory;
 
 /// The size of the rx and tx queues. Linux fills the rx queue with buffers of about 4 KiB.
@@ -44,9 +47,9 @@ struct Active {
     memory: GuestMemory,
     rx: VirtQueue,
     tx: VirtQueue,
-    /// For `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, which a machine sends after it was restored from a snapshot. None is
-    /// so far.
-    _event: VirtQueue,
+    /// For `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, by which a guest would learn that its connections are gone. A guest has
+    /// none when it is saved, so that it need not.
+    event: VirtQueue,
     interrupt: Arc<Interrupt>,
     kept: Kept,
 }
@@ -108,9 +111,7 @@ impl Vsock {
         let rx = active.rx.needs_interrupt(&active.memory)?;
         let late = event == Event::Resume || self.draining;
         if rx || late || active.kept.is_much(active.tx.size()) {
-            for head in std::mem::take(&mut active.kept).heads {
-                active.tx.push(&active.memory, head, 0)?;
-            }
+            Self::give_back(active)?;
         }
         let tx = active.tx.needs_interrupt(&active.memory)?;
         if rx || tx {
@@ -118,6 +119,14 @@ impl Vsock {
         }
         let keeps = !active.kept.heads.is_empty();
         Ok(if progress == Progress::Done && keeps { Progress::Later } else { progress })
+    }
+
+    /// Gives back the chains that are done.
+    fn give_back(active: &mut Active) -> Result<(), DeviceError> {
+        for head in std::mem::take(&mut active.kept).heads {
+            active.tx.push(&active.memory, head, 0)?;
+        }
+        Ok(())
     }
 
     /// From the guest.
@@ -190,7 +199,7 @@ impl VirtioDevice for Vsock {
         let ActivationContext { memory, queues, interrupt, features: _ } = context;
         let mut queues = queues.into_iter().map(VirtQueue::new);
         if let (Some(rx), Some(tx), Some(event)) = (queues.next(), queues.next(), queues.next()) {
-            self.active = Some(Active { memory, rx, tx, _event: event, interrupt, kept: Kept::default() });
+            self.active = Some(Active { memory, rx, tx, event, interrupt, kept: Kept::default() });
         }
     }
 
@@ -200,6 +209,18 @@ impl VirtioDevice for Vsock {
             // The hosts' ends learn of it now. Should a registration fail here, it fails again at the next event.
             let _ = self.mux.flush();
         }
+    }
+
+    fn suspend(&mut self) -> Result<Vec<Queue>, SuspendError> {
+        if self.mux.is_connected() {
+            return Err(SuspendError::Connected);
+        }
+        let Some(mut active) = self.active.take() else { return Ok(Vec::new()) };
+        Self::give_back(&mut active)?;
+        if active.tx.needs_interrupt(&active.memory).map_err(DeviceError::from)? {
+            active.interrupt.used().map_err(DeviceError::from)?;
+        }
+        Ok([active.rx, active.tx, active.event].map(VirtQueue::into_inner).into())
     }
 
     fn process(&mut self, event: Event) -> Result<Progress, DeviceError> {

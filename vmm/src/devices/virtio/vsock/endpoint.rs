@@ -63,6 +63,11 @@ impl Endpoint {
         self.port
     }
 
+    /// Whether the guest has opened a connection, also one that is over.
+    pub(super) const fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// Registers the stream.
     pub(super) fn attach(&mut self, sources: Sources, token: u32) -> io::Result<()> {
         if let Some(stream) = &self.stream {

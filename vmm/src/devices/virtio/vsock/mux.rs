@@ -92,6 +92,11 @@ impl Mux {
         self.refusals.clear();
     }
 
+    /// Whether the guest has a connection, or waits for an answer.
+    pub(super) fn is_connected(&self) -> bool {
+        !self.refusals.is_empty() || self.endpoints.iter().any(Endpoint::is_connected)
+    }
+
     /// Passes on what waits for room in the streams, as far as there is some.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.endpoints.iter_mut().try_for_each(Endpoint::flush)

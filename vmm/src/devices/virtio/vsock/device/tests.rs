@@ -14,6 +14,7 @@ use crate::devices::virtio::vsock::packet::{
 };
 use vmm_sys_util::epoll::EventSet;
 
+mod saved;
 mod streams;
 
 const RX: usize = 0;

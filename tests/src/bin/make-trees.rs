@@ -1,4 +1,4 @@
-//! Writes images with the tree that `umoci unpack` makes of each, entry by entry: `make-hard-image DIR` leaves `DIR/hard` (an
+//! Writes images with the tree that `umoci unpack` makes of each, entry by entry: `make-trees DIR` leaves `DIR/hard` (an
 //! OCI layout) and `DIR/hard.tree`, and of the fixture `DIR/python` the layout `DIR/python-probe`, which has the probe
 //! in a layer more, and `DIR/python.tree`. Run on the host, whose file system holds every attribute; needs root.
 
@@ -12,7 +12,7 @@ use e2e::layer::{Layer, mode};
 use e2e::{hard, place};
 
 fn main() -> Result<()> {
-    let directory = env::args_os().nth(1).map(PathBuf::from).context("usage: make-hard-image DIR")?;
+    let directory = env::args_os().nth(1).map(PathBuf::from).context("usage: make-trees DIR")?;
     hard_image(&directory)?;
     python_image(&directory)
 }
