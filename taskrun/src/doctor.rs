@@ -19,6 +19,7 @@ use crate::image::Images;
 use crate::install::{InstallError, Installation};
 use crate::ledger::{self, Ledger};
 use crate::size::Memory;
+use crate::template::Templates;
 
 /// The API version that KVM has had since 2007.
 const KVM_API_VERSION: i32 = 12;
@@ -46,7 +47,7 @@ use Finding::{Bad, Good, Slow};
 /// # Errors
 /// Those of `out`.
 pub fn run(kernel: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
-    let checks: [(&str, &dyn Fn() -> Finding); 12] = [
+    let checks: [(&str, &dyn Fn() -> Finding); 13] = [
         ("KVM", &kvm),
         ("Hardware virtualisation", &hardware),
         ("VMM", &|| installed(kernel, vmm)),
@@ -54,6 +55,7 @@ pub fn run(kernel: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
         ("Initramfs", &|| installed(kernel, initramfs)),
         ("Ledger", &home),
         ("Images", &store),
+        ("Templates", &templates),
         ("Image device", &image_device),
         ("Scratch disks", &scratch_disks),
         ("Memory", &|| memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())),
@@ -110,8 +112,8 @@ fn kvm() -> Finding {
 fn hardware() -> Finding {
     if vmm::deprivileged::is_deprivileged() {
         return Slow(
-            "the CPU offers neither VMX nor SVM, so KVM emulates the guest's kernel: a task takes some 10 s to start, \
-             system calls are slow, and the guest's kernel runs without its CPU mitigations; turn on virtualisation in \
+            "the CPU offers neither VMX nor SVM, so KVM emulates the guest's kernel: a task takes a second or two to \
+             start, the first of its size some 10 s, system calls are slow, and the guest's kernel runs without its CPU mitigations; turn on virtualisation in \
              the firmware, or nested virtualisation when this host is a virtual machine"
                 .to_owned(),
         );
@@ -163,6 +165,19 @@ fn store() -> Finding {
     match images {
         Ok((list, images)) => Good(format!("{} has {} images", images.store.root().display(), list.len())),
         Err(error) => Bad(chain(&error)),
+    }
+}
+
+/// Whether tasks can start from templates.
+fn templates() -> Finding {
+    let home = match ledger::home::resolve() {
+        Ok(home) => home,
+        Err(error) => return Bad(chain(&error)),
+    };
+    let templates = Templates::of(&home);
+    match templates.check() {
+        Ok(count) => Good(format!("{} has {count}; tasks of other sizes make theirs", templates.folder().display())),
+        Err(error) => Slow(format!("{}; guests boot without (TASKRUN_TEMPLATES names another place)", chain(&error))),
     }
 }
 
@@ -224,7 +239,7 @@ mod tests {
         let code = run(Some(Path::new("/no/such/kernel")), &mut out).unwrap();
         let report = String::from_utf8(out).unwrap();
         assert_eq!(code, 1);
-        assert_eq!(report.lines().count(), 12);
+        assert_eq!(report.lines().count(), 13);
         let kernel = report.lines().find(|line| line.contains("Guest kernel")).unwrap();
         assert!(kernel.starts_with("FAIL ") && kernel.contains("/no/such/kernel") && kernel.contains("--kernel"));
     }

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::{AccessFlags, access};
+
 use super::build::BuildError;
 use super::key::{Inputs, Key};
 use super::{ABOUT, MEMORY, STATE, TemplateError, Templates};
@@ -36,6 +38,23 @@ pub struct Listed {
 }
 
 impl Templates {
+    /// How many templates there are, if others can be made.
+    ///
+    /// # Errors
+    /// [`TemplateError::Folder`].
+    pub fn check(&self) -> Result<usize, TemplateError> {
+        create_folder(&self.folder)
+            .and_then(|()| Ok(access(&self.folder, AccessFlags::W_OK)?))
+            .map_err(|source| self.failed(source))?;
+        Ok(self.list()?.len())
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The templates that are there, in the order of their keys.
     ///
     /// # Errors
@@ -216,5 +235,9 @@ mod tests {
         let (_home, templates) = templates(&[]);
         assert!(templates.list().unwrap().is_empty());
         assert!(discard(Path::new("/no/such/folder"), "x").is_err());
+        assert_eq!(templates.check().unwrap(), 0);
+        fs::remove_dir(templates.folder()).unwrap();
+        fs::write(templates.folder(), "").unwrap();
+        assert!(matches!(templates.check(), Err(TemplateError::Folder { .. })));
     }
 }
