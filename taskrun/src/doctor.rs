@@ -129,8 +129,7 @@ fn installed(kernel: Option<&Path>, look: impl Fn(&Installation) -> Result<Strin
 }
 
 fn vmm(installation: &Installation) -> Result<String, InstallError> {
-    access(&installation.vmm, AccessFlags::X_OK)
-        .map_err(|error| InstallError::Vmm(installation.vmm.clone(), error.into()))?;
+    installation.check_vmm()?;
     Ok(installation.vmm.display().to_string())
 }
 

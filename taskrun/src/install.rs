@@ -13,6 +13,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{AccessFlags, access};
+
 /// The variable that names another folder than `libexec/taskrun`.
 const LIBEXEC_VARIABLE: &str = "TASKRUN_LIBEXEC";
 
@@ -104,6 +106,14 @@ impl Installation {
     /// [`InstallError::Initramfs`].
     pub fn open_initramfs(&self) -> Result<File, InstallError> {
         open_file(&self.initramfs).map_err(|source| InstallError::Initramfs(self.initramfs.clone(), source))
+    }
+
+    /// Makes sure that the VMM can be executed.
+    ///
+    /// # Errors
+    /// [`InstallError::Vmm`].
+    pub fn check_vmm(&self) -> Result<(), InstallError> {
+        access(&self.vmm, AccessFlags::X_OK).map_err(|error| InstallError::Vmm(self.vmm.clone(), error.into()))
     }
 }
 

@@ -74,12 +74,9 @@ impl Host {
     /// [`LaunchError`], with the remedy.
     pub fn open(kernel: Option<&Path>) -> Result<Self, LaunchError> {
         let installation = Installation::locate(kernel)?;
-        Ok(Self {
-            kvm: kvm::open()?,
-            kernel: installation.open_kernel()?,
-            initramfs: installation.open_initramfs()?,
-            installation,
-        })
+        let (kvm, kernel, initramfs) = (kvm::open()?, installation.open_kernel()?, installation.open_initramfs()?);
+        installation.check_vmm()?;
+        Ok(Self { kvm, kernel, initramfs, installation })
     }
 
     /// `/dev/kvm`.
