@@ -13,7 +13,8 @@ pub const MARK: &str = "TASKRUN_TEST_RUN";
 /// The name of a directory on which a test itself mounts something, while others run.
 pub const TEST_MOUNT: &str = "mounted-by-a-test";
 
-/// The host's state that a run must not change.
+/// The host's state that a run must not change. On a host that others use too, only what bears taskrun's name: what they mount
+/// and make meanwhile is theirs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     mounts: BTreeSet<String>,
@@ -27,7 +28,9 @@ impl Snapshot {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut cgroups = BTreeSet::new();
         directories(Path::new("/sys/fs/cgroup"), &mut cgroups);
-        let mounts = mounts.lines().filter(|line| !line.contains(TEST_MOUNT));
+        let is_ours = |name: &str| crate::place::owns_the_host() || name.contains("taskrun");
+        cgroups.retain(|path| is_ours(&path.to_string_lossy()));
+        let mounts = mounts.lines().filter(|line| !line.contains(TEST_MOUNT) && is_ours(line));
         Self { mounts: mounts.map(str::to_owned).collect(), cgroups }
     }
 

@@ -165,7 +165,8 @@ fn shift_clock(later: bool) -> Result<()> {
 #[test]
 fn timers_and_processes_go_on_with_one_and_more_vcpus() -> Result<()> {
     let image = fixture("busybox:latest");
-    for cpus in ["1", "2", "4"] {
+    // Directly a guest with more vCPUs than the host has processors boots in minutes: each waits for others that don't run.
+    for cpus in ["1", "2", "4"].into_iter().take(many(3, 2)) {
         let script = "nproc; (sleep 1; echo slept) & for i in 1 2 3; do usleep 100000; done; wait; echo done";
         let outcome = taskrun(["run", "--cpu", cpus, "--memory", "128MB", &image, "sh", "-c", script]).output();
         assert_eq!(outcome.expect_code(0).text(), format!("{cpus}\nslept\ndone"));
