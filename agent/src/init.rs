@@ -92,10 +92,11 @@ fn serve() -> Result<(), InitError> {
     let socket = VsockHost.connect(port::CONTROL).map_err(InitError::Connect)?;
     CONTROL.store(socket.as_raw_fd(), Ordering::Relaxed);
     let control = Control::new(socket);
-    Ok(match own {
+    match own {
         Ok(()) => task::serve(control, &VsockHost, &Machine { places: Places::new(Path::new("/")) })?,
         Err(error) => task::refuse(control, internal(&error))?,
-    })
+    }
+    Ok(())
 }
 
 /// Here a guest is saved for a template, and here a task's guest goes on from one: what is before this is the same for all
