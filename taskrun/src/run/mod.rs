@@ -140,8 +140,8 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
     })?;
     timings.reach(Phase::Admitted);
 
-    let templates = Templates::of(&home);
-    let result = in_microvm(request, plan, message, stop, &host, &templates, &signals, timings);
+    let place = Place { host: &host, templates: &Templates::of(&home), signals: &signals };
+    let result = in_microvm(request, plan, message, stop, &place, timings);
     let (exit_code, reason) = match &result {
         Ok(outcome) => (outcome.exit_code(), outcome.reason(request.memory)),
         Err(error) => (EXIT_TASKRUN_FAILED, errors::chain(error)),
@@ -158,24 +158,29 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
     Ok(exit_code)
 }
 
+/// What a microVM needs of this process and its host.
+struct Place<'a> {
+    host: &'a Host,
+    templates: &'a Templates,
+    signals: &'a Signals,
+}
+
 /// The part of the recipe during which a VMM exists.
 fn in_microvm(
     request: &RunRequest,
     plan: TaskPlan,
     message: HostMessage,
     stop: StopPolicy,
-    host: &Host,
-    templates: &Templates,
-    signals: &Signals,
+    place: &Place<'_>,
     timings: &mut Timings,
 ) -> Result<Outcome, RunError> {
-    let template = templates.choose(host, &plan.machine, &mut |text| note(request, text));
+    let template = place.templates.choose(place.host, &plan.machine, &mut |text| note(request, text));
     timings.reach(Phase::TemplateReady);
     let (start, job) = match &template {
         Some(template) => (Start::Restore(template.files()), Job::restored(message, plan.machine.slots())),
         None => (Start::Boot, Job::booting(message)),
     };
-    let launched = launch::launch(host, &plan.machine, start)?;
+    let launched = launch::launch(place.host, &plan.machine, start)?;
     timings.reach(Phase::VmmStarted);
     let mut vmm = launched.vmm;
     let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
@@ -198,7 +203,7 @@ fn in_microvm(
         machine: &mut vmm,
         agent: AgentConnection::new(control)?,
         job,
-        signals,
+        signals: place.signals,
         streams,
         on_start,
         window: request.terminal.then_some(&window_size as &dyn Fn() -> WindowSize),
