@@ -249,9 +249,9 @@ fn a_damaged_template_is_told_of_and_made_anew() -> Result<()> {
     let damage = |what: &str| -> Result<()> {
         let file = OpenOptions::new().write(true).open(folder.join(what))?;
         if what == "memory" {
-            file.write_all_at(&[0xa5; 16], 20 << 20)?
+            file.write_all_at(&[0xa5; 16], 20 << 20)?;
         } else {
-            file.set_len(100)?
+            file.set_len(100)?;
         }
         Ok(())
     };
