@@ -21,6 +21,7 @@ pub mod microvm;
 pub mod run;
 pub mod scratch;
 pub mod size;
+pub mod task;
 pub mod template;
 pub mod terminal;
 pub mod timings;

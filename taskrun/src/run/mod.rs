@@ -204,6 +204,7 @@ fn in_microvm(
         agent: AgentConnection::new(control)?,
         job,
         signals: place.signals,
+        control: None,
         streams,
         on_start,
         window: request.terminal.then_some(&window_size as &dyn Fn() -> WindowSize),

@@ -16,6 +16,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::task::log::writer::LogStream;
+
 /// Bytes copied at once: enough that the number of system calls does not matter.
 const CHUNK: usize = 256 << 10;
 
@@ -66,10 +68,22 @@ impl Streams {
     /// [`StdioError`].
     pub fn add_output(&mut self, name: &'static str, channel: UnixStream, output: impl AsFd) -> Result<(), StdioError> {
         let output = File::from(output.as_fd().try_clone_to_owned()?);
+        self.add(name, channel, Sink::File(output))
+    }
+
+    /// Starts to copy `channel` into a log until it ends. `name` is for messages.
+    ///
+    /// # Errors
+    /// [`StdioError`].
+    pub fn add_log(&mut self, name: &'static str, channel: UnixStream, log: LogStream) -> Result<(), StdioError> {
+        self.add(name, channel, Sink::Log(log))
+    }
+
+    fn add(&mut self, name: &'static str, channel: UnixStream, mut output: Sink) -> Result<(), StdioError> {
         let (progress, ended) = (Arc::new(Progress::default()), Arc::clone(&self.ended));
         self.outputs.push(Arc::clone(&progress));
         let copy = move || {
-            if let Err(error) = copy_output(&channel, &output, &progress)
+            if let Err(error) = copy_output(&channel, &mut output, &progress)
                 && error.kind() != io::ErrorKind::BrokenPipe
             {
                 crate::errors::say(&format!(
@@ -135,21 +149,45 @@ impl Drop for Streams {
     }
 }
 
-fn copy_output(channel: &UnixStream, mut output: &File, progress: &Progress) -> io::Result<()> {
+/// Where an output goes.
+#[derive(Debug)]
+enum Sink {
+    File(File),
+    Log(LogStream),
+}
+
+impl Sink {
+    /// Takes a part of `bytes`. Gives how many.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => write_some(&mut &*file, bytes),
+            Self::Log(log) => log.take(bytes).map(|()| bytes.len()),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Log(log) => log.finish(),
+        }
+    }
+}
+
+fn copy_output(channel: &UnixStream, output: &mut Sink, progress: &Progress) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let length = match { channel }.read(&mut chunk) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return output.finish(),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // The VMM is gone.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return output.finish(),
             Err(error) => return Err(error),
         };
         progress.writing.store(true, Ordering::Relaxed);
         let mut rest = chunk.get(..length).unwrap_or_default();
         while !rest.is_empty() {
-            let written = write_some(&mut output, rest)?;
+            let written = output.take(rest)?;
             progress.bytes.fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
             rest = rest.get(written..).unwrap_or_default();
         }

@@ -58,6 +58,11 @@ impl StopPolicy {
         }
     }
 
+    /// Another process asks for the task's end. Each time the stop timeout begins anew.
+    pub fn request(&mut self) -> Step {
+        self.stop()
+    }
+
     /// The task's time is over.
     pub fn timeout(&mut self) -> Step {
         if self.stopping { Step::Nothing } else { self.stop() }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   signals ─────────┐
+//!   control socket ──┤
 //!   agent's messages ┤                    ┌▶ messages to the agent
 //!   VMM's events ────┼─▶ Supervisor::run ─┼▶ SIGKILL to the VMM
 //!   deadlines ───────┤                    └▶ Outcome
@@ -33,6 +34,7 @@ use super::stdio::{StdioError, Streams};
 use super::stop::{Step, StopPolicy};
 use crate::errors;
 use crate::microvm::{AgentConnection, Job, Machine};
+use crate::task::control::{Control, Request};
 use crate::timings::{Phase, Timings};
 
 /// How long a guest whose task is over may take to power off, and a killed task to end, in earnest.
@@ -57,6 +59,8 @@ pub struct Task<'a, M> {
     pub job: Job,
     /// The signals of this process.
     pub signals: &'a Signals,
+    /// Where other processes ask for the task's end; `None` where there is no such place.
+    pub control: Option<&'a mut Control>,
     /// The outputs.
     pub streams: Streams,
     /// Runs when the command starts.
@@ -108,6 +112,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
         agent: task.agent,
         job: task.job,
         signals: task.signals,
+        control: task.control,
         streams: task.streams,
         on_start: Some(task.on_start),
         window: task.window,
@@ -142,6 +147,7 @@ struct Supervisor<'a, M> {
     agent: AgentConnection,
     job: Job,
     signals: &'a Signals,
+    control: Option<&'a mut Control>,
     streams: Streams,
     on_start: Option<OnStart<'a>>,
     window: Option<&'a dyn Fn() -> WindowSize>,
@@ -169,6 +175,7 @@ struct Supervisor<'a, M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
+    Control,
     Agent,
     Machine,
     Outputs,
@@ -180,6 +187,7 @@ impl<M: Machine> Supervisor<'_, M> {
             for source in self.wait()? {
                 match source {
                     Source::Signals => self.read_signals()?,
+                    Source::Control => self.read_control(),
                     Source::Agent => self.read_agent()?,
                     Source::Machine => self.read_machine()?,
                     // Looked at below, whatever woke the loop.
@@ -215,6 +223,10 @@ impl<M: Machine> Supervisor<'_, M> {
             sources.push(Source::Machine);
             descriptors.push(PollFd::new(self.machine.events(), PollFlags::POLLIN));
         }
+        for peer in self.control.iter().flat_map(|control| control.descriptors()) {
+            sources.push(Source::Control);
+            descriptors.push(PollFd::new(peer, PollFlags::POLLIN));
+        }
         match poll(&mut descriptors, self.deadlines.poll_timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -227,6 +239,29 @@ impl<M: Machine> Supervisor<'_, M> {
             ready.sort_by_key(|source| *source == Source::Agent);
         }
         Ok(ready)
+    }
+
+    fn read_control(&mut self) {
+        let requests = self.control.as_mut().map(|control| control.requests()).unwrap_or_default();
+        for request in requests {
+            let before_command = matches!(self.session.stage(), Stage::Connecting | Stage::Starting);
+            match request {
+                _ if self.machine_gone => {}
+                Request::Stop { .. } if before_command => self.end_machine(Outcome::Aborted(Signal::SIGTERM as i32)),
+                Request::Stop { timeout } => {
+                    self.stop_timeout = timeout.map_or(self.stop_timeout, Duration::from_millis);
+                    let step = self.stop.request();
+                    self.take(step);
+                }
+                Request::Signal(KILL) if before_command => self.end_machine(Outcome::Aborted(KILL)),
+                Request::Signal(signal) => {
+                    self.tell(HostMessage::Signal(signal));
+                    if signal == KILL {
+                        self.begin_grace();
+                    }
+                }
+            }
+        }
     }
 
     fn read_signals(&mut self) -> Result<(), SuperviseError> {

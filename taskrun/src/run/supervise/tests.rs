@@ -184,6 +184,7 @@ impl Play {
             agent: self.agent,
             job: Job::booting(HostMessage::Run(Box::default())),
             signals,
+            control: None,
             streams: self.streams,
             on_start: Box::new(|_| {
                 started = true;
