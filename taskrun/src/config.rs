@@ -9,17 +9,23 @@
 //! memory = "1GB"
 //! max-bytes = "64GB"                    # of an image's files, uncompressed
 //! max-entries = 2000000
+//!
+//! [billing]                             # how a task's time is counted, and what it costs
+//! rounding_seconds = 1
+//! minimum_seconds = 60
 //! ```
 //!
 //! A key that means nothing is refused: it is a mistake, and a limit that is not applied is worse than none.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use images::registry::{RegistryConfig, RegistryTables};
 use serde::Deserialize;
 
 use crate::bytes::Bytes;
+use crate::ledger::billing::Rules;
 use crate::size::{Cpu, Memory};
 
 /// The name of the file.
@@ -62,6 +68,33 @@ pub struct Config {
     pub registries: RegistryConfig,
     /// How images are unpacked.
     pub unpack: UnpackConfig,
+    /// How tasks are billed.
+    pub billing: BillingConfig,
+}
+
+/// How tasks are billed. A change applies to tasks that are admitted after it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BillingConfig {
+    /// Steps that count in full once they were begun.
+    pub rounding_seconds: NonZeroU32,
+    /// The least that a task is billed for.
+    pub minimum_seconds: u32,
+}
+
+impl Default for BillingConfig {
+    fn default() -> Self {
+        let Rules { rounding_seconds, minimum_seconds } = Rules::default();
+        Self { rounding_seconds, minimum_seconds }
+    }
+}
+
+impl BillingConfig {
+    /// How a task's time is counted.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules { rounding_seconds: self.rounding_seconds, minimum_seconds: self.minimum_seconds }
+    }
 }
 
 /// How images are unpacked, and how much of an image is too much.
@@ -101,6 +134,7 @@ impl UnpackConfig {
 struct File {
     registry: RegistryTables,
     unpack: UnpackConfig,
+    billing: BillingConfig,
 }
 
 impl Config {
@@ -125,7 +159,7 @@ impl Config {
             line: error.span().map_or(1, |span| line_of(text, span.start)),
             problem: error.message().to_owned(),
         })?;
-        Ok(Self { registries: RegistryConfig::new(path, file.registry)?, unpack: file.unpack })
+        Ok(Self { registries: RegistryConfig::new(path, file.registry)?, unpack: file.unpack, billing: file.billing })
     }
 }
 

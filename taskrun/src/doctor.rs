@@ -17,7 +17,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::errors::chain;
 use crate::image::Images;
 use crate::install::{InstallError, Installation};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Filter, Ledger};
 use crate::size::Memory;
 use crate::template::Templates;
 
@@ -149,7 +149,7 @@ fn home() -> Finding {
         Ok(home) => home,
         Err(error) => return Bad(chain(&error)),
     };
-    match Ledger::open(&home).and_then(|ledger| ledger.list()) {
+    match Ledger::open(&home).and_then(|ledger| ledger.list(&Filter::everything())) {
         Ok(_) if access(&home, AccessFlags::W_OK).is_err() => {
             Bad(format!("{} can't be written: set TASKRUN_HOME to a directory that can", home.display()))
         }

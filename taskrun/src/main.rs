@@ -9,7 +9,7 @@ use anyhow::Context;
 use taskrun::cli::args::{Command, RunArgs, UsageArgs, UsageFormat};
 use taskrun::cli::image_args::PullArgs;
 use taskrun::cli::{self, resolve};
-use taskrun::ledger::{Ledger, home};
+use taskrun::ledger::{Filter, Ledger, home};
 use taskrun::timings::Timings;
 use taskrun::{doctor, errors, image, run, template, usage};
 
@@ -60,7 +60,7 @@ fn print_usage(args: &UsageArgs) -> anyhow::Result<u8> {
         UsageFormat::Json => usage::Format::Json,
     };
     let ledger = Ledger::open_existing(&home::resolve()?)?;
-    let records = ledger.map(|ledger| ledger.list()).transpose()?.unwrap_or_default();
+    let records = ledger.map(|ledger| ledger.list(&Filter::everything())).transpose()?.unwrap_or_default();
     usage::print(&records, format, &mut io::stdout().lock()).context("The usage can't be printed")?;
     Ok(0)
 }

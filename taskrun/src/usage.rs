@@ -41,8 +41,8 @@ pub struct Row<'a> {
     pub task_id: &'a str,
     /// The reference of the image, as the caller wrote it.
     pub image: &'a str,
-    /// The digest that identifies the image.
-    pub digest: &'a str,
+    /// The digest that identifies the image; `null` when the task ended before it was known.
+    pub digest: Option<&'a str>,
     /// Allocated processor: 1024 units are a vCPU.
     pub cpu_units: u32,
     /// Allocated memory, in MiB.
@@ -69,12 +69,12 @@ impl<'a> From<&'a Record> for Row<'a> {
         Self {
             task_id: &record.id,
             image: &record.image,
-            digest: &record.digest,
+            digest: record.digest.as_deref(),
             cpu_units: record.cpu_units,
             memory_mib: record.memory_mib,
             started_at: rfc3339(record.started_at),
             stopped_at: end.map(|end| rfc3339(end.stopped_at)),
-            exit_code: end.map(|end| end.exit_code),
+            exit_code: end.and_then(|end| end.exit_code),
             reason: end.map(|end| end.reason.as_str()),
             billed_seconds: end.map(|end| end.billed_seconds),
             vcpu_seconds: record.vcpu_seconds().map(VcpuSeconds::to_f64),
@@ -124,11 +124,11 @@ fn cells(record: &Record) -> [String; 10] {
     [
         record.id.clone(),
         printable(&record.image),
-        VcpuSeconds::new(record.cpu_units, 1).to_string(),
-        GbSeconds::new(record.memory_mib, 1).to_string(),
+        VcpuSeconds::new(record.cpu_units.into(), 1).to_string(),
+        GbSeconds::new(record.memory_mib.into(), 1).to_string(),
         time(record.started_at),
         end.map_or_else(|| "not ended".into(), |end| time(end.stopped_at)),
-        known(end.map(|end| end.exit_code.to_string())),
+        known(end.and_then(|end| end.exit_code).map(|code| code.to_string())),
         known(end.map(|end| end.billed_seconds.to_string())),
         known(record.vcpu_seconds().map(|quantity| quantity.to_string())),
         known(record.gb_seconds().map(|quantity| quantity.to_string())),

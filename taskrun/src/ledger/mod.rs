@@ -1,122 +1,78 @@
 //! The ledger: what every task was allocated, for how long, and so what it cost.
 //!
 //! One SQLite file, `ledger.sqlite3` in taskrun's home ([`home`]), that many processes write at once: write-ahead log,
-//! each change one transaction that is on disk before the call returns. A row is written when a task is admitted,
-//! before its work, and completed at its end; a task whose process died in between stays in the ledger as a row
-//! without an end, never as nothing.
+//! each change one transaction. A row is written when a task is admitted, before its work, and completed at its end; both
+//! are on disk before the call returns. What happens in between ([`Ledger::reach`]) is an event of its own, in the file
+//! before the call returns and on the disk soon after. A task whose supervisor died is completed by the next command
+//! ([`Ledger::settle`]) from its [`heartbeat`].
 //!
-//! Invariants, which the schema checks too: a task is in the ledger once; it is completed at most once; what is billed
-//! follows from its size and times alone ([`billing`]).
+//! Invariants, which the schema checks too: a task is in the ledger once and stays there; what it was allocated doesn't
+//! change; its end is entered once and is final; what is billed follows from its size, its events and the rules that
+//! were in force at its admission alone ([`billing`]), and no change of the wall clock changes it ([`clock`]).
 //!
 //! # The file, for other readers
-//! Table `task`: `id` (32 hexadecimal digits), `image`, `digest`, `cpu_units` (1024 are a vCPU), `memory_mib`,
-//! `started_at` and `stopped_at` (milliseconds since 1970 UTC), `exit_code`, `reason`, `billed_seconds`, and, computed,
-//! `vcpu_seconds` and `gb_seconds`. They divide by 1024, so they are exact.
+//! - Table `task`: `id` (32 hexadecimal digits), `name`, `image`, `digest`, `labels` (a JSON object), `cpu_units` (1024 are
+//!   a vCPU), `memory_mib`, `storage_mib`, `status`, `started_at` and `stopped_at` (milliseconds since 1970 UTC),
+//!   `exit_code`, `stop_code`, `reason`, `settled`, `elapsed_ns`, `billed_seconds`; what was used: `cpu_ns`,
+//!   `peak_memory_bytes`, `bytes_in`, `bytes_out`; and, computed, `cpu_unit_seconds`, `memory_mib_seconds`,
+//!   `storage_mib_seconds` and the exact quotients `vcpu_seconds` and `gb_seconds`.
+//! - Table `event`: `task`, `kind` (a status or a time stamp, see [`status`]), `wall_ms`, `boottime_ns`, `boot_id`.
 
 pub mod billing;
+mod changes;
+pub mod clock;
+mod error;
+pub mod heartbeat;
 pub mod home;
+mod lookup;
+pub mod process;
 mod record;
+mod rows;
 mod schema;
+mod settle;
+pub mod status;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, named_params};
+use rusqlite::Connection;
 
+use self::billing::Rules;
+use self::changes::{Admitted, Closing};
+use self::clock::Moment;
+pub use self::error::LedgerError;
+pub use self::heartbeat::Heartbeat;
 pub use self::home::HomeError;
-pub use self::record::{End, NewTask, Outcome, Record};
+pub use self::lookup::Filter;
+pub use self::process::Process;
+pub use self::record::{Admission, End, NewTask, Outcome, Record, Stamps, Used};
+pub use self::status::{DesiredStatus, Event, Stamp, Status, StopCode};
+use crate::config::Config;
 
 /// The name of the ledger in taskrun's home.
 pub const FILE_NAME: &str = "ledger.sqlite3";
 
-/// How long a change waits for those of other processes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Why the ledger can't be used. Paths are shown as they are.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The directory can't be made.
-    #[error("The directory {path} can't be made; set TASKRUN_HOME to one that can", path = .path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The operating system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file can't be opened.
-    #[error("The ledger {path} can't be opened", path = .path.display())]
-    Open {
-        /// The ledger.
-        path: PathBuf,
-        /// SQLite's reason.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// The lock file beside the ledger can't be used.
-    #[error("The ledger's lock {path} can't be taken", path = .path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// The operating system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file was written by a taskrun that knows more.
-    #[error("The ledger {path} was written by a newer taskrun (schema {found}; this one knows {known})", path = .path.display())]
-    Newer {
-        /// The ledger.
-        path: PathBuf,
-        /// Its schema.
-        found: i64,
-        /// The newest schema that this program knows.
-        known: i64,
-    },
-    /// A task can't be written down.
-    #[error("The task {id} can't be entered in the ledger")]
-    Admit {
-        /// The task.
-        id: String,
-        /// SQLite's reason.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// A task can't be completed.
-    #[error("The end of the task {id} can't be entered in the ledger")]
-    Finish {
-        /// The task.
-        id: String,
-        /// SQLite's reason.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// A task that is not open.
-    #[error("The task {id} is not in the ledger, or has an end already")]
-    NotOpen {
-        /// The task.
-        id: String,
-    },
-    /// Rows can't be read.
-    #[error("The ledger can't be read")]
-    List(#[source] rusqlite::Error),
-}
+/// The name of the folder in taskrun's home that has a folder for each task, with its heartbeat.
+pub const TASKS_FOLDER: &str = "tasks";
 
 /// An open ledger.
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
+    rules: Rules,
 }
 
 impl Ledger {
-    /// Opens the ledger in the directory `home`, and makes both when they don't exist.
+    /// Opens the ledger in the directory `home`, and makes both when they don't exist. How the time of tasks is counted
+    /// that are admitted with it is in the configuration there.
     ///
     /// # Errors
-    /// [`LedgerError`], when the directory can't be made or the file is not a ledger of this version or an older one.
+    /// [`LedgerError`], when the directory can't be made, the configuration is wrong, or the file is not a ledger of this
+    /// version or an older one.
     pub fn open(home: &Path) -> Result<Self, LedgerError> {
+        let rules = Config::load(home)?.billing.rules();
         home::create(home).map_err(|source| LedgerError::Directory { path: home.into(), source })?;
-        schema::open(home).map(|connection| Self { connection })
+        schema::open(home).map(|connection| Self { connection, rules })
     }
 
     /// Opens the ledger in the directory `home` if there is one, and makes nothing.
@@ -129,14 +85,69 @@ impl Ledger {
         exists.then(|| Self::open(home)).transpose()
     }
 
-    /// Enters a task as admitted now. Returns that time, from which on it is billed.
+    /// Enters a task as admitted now (PROVISIONING), before anything is done for it.
     ///
     /// # Errors
-    /// [`LedgerError::Admit`], also when the task is in the ledger already.
-    pub fn admit(&mut self, task: &NewTask) -> Result<Timestamp, LedgerError> {
-        let now = record::now();
-        self.admit_at(task, now).map_err(|source| LedgerError::Admit { id: task.id.clone(), source })?;
-        Ok(now)
+    /// [`LedgerError::NameTaken`], and [`LedgerError::Admit`], also when the task is in the ledger already.
+    pub fn admit(&mut self, task: &NewTask) -> Result<Admission, LedgerError> {
+        self.admit_at(task, now()?)
+    }
+
+    fn admit_at(&mut self, task: &NewTask, now: Moment) -> Result<Admission, LedgerError> {
+        let admitted = changes::admit(&mut self.connection, task, self.rules, now);
+        match admitted.map_err(|source| LedgerError::Admit { id: task.id.clone(), source })? {
+            Admitted::Yes => Ok(Admission { created_at: now.wall }),
+            Admitted::NameTaken(id) => Err(LedgerError::NameTaken { name: task.name.clone().unwrap_or_default(), id }),
+        }
+    }
+
+    /// Says which image a task runs.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOpen`] and [`LedgerError::Change`].
+    pub fn image(&mut self, id: &str, digest: &str) -> Result<(), LedgerError> {
+        self.quickly(id, |connection| changes::image(connection, id, digest))
+    }
+
+    /// Enters that a task reached a status, or another point in its life, now. Each counts once, and a task doesn't go
+    /// back: what was reached already, or passed, changes nothing. STOPPED is entered by [`Self::finish`] alone.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOpen`], [`LedgerError::OnlyFinish`] for STOPPED, and [`LedgerError::Change`].
+    pub fn reach(&mut self, id: &str, event: impl Into<Event>) -> Result<(), LedgerError> {
+        match event.into() {
+            Event::Status(Status::Stopped) | Event::Stamp(Stamp::Settled) => {
+                Err(LedgerError::OnlyFinish { id: id.into() })
+            }
+            event => self.reach_at(id, event, now()?),
+        }
+    }
+
+    fn reach_at(&mut self, id: &str, event: Event, now: Moment) -> Result<(), LedgerError> {
+        self.quickly(id, |connection| changes::reach(connection, id, event, now))
+    }
+
+    /// Enters what is wanted of a task. The end of a task that was to stop is its user's doing, should it be settled.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOpen`] and [`LedgerError::Change`].
+    pub fn desire(&mut self, id: &str, desired: DesiredStatus) -> Result<(), LedgerError> {
+        self.quickly(id, |connection| changes::desire(connection, id, desired))
+    }
+
+    /// Makes a change that needn't be on disk at once: it is lost only with the host, and what follows is lost with it.
+    fn quickly(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Connection) -> rusqlite::Result<bool>,
+    ) -> Result<(), LedgerError> {
+        let changed = schema::set_durable(&self.connection, false).and_then(|()| change(&mut self.connection));
+        let durable = schema::set_durable(&self.connection, true);
+        let changed = changed.and_then(|changed| durable.map(|()| changed));
+        match changed.map_err(|source| LedgerError::Change { id: id.into(), source })? {
+            true => Ok(()),
+            false => Err(LedgerError::NotOpen { id: id.into() }),
+        }
     }
 
     /// Enters the end of a task, now. Returns the completed row.
@@ -144,84 +155,62 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::NotOpen`] when the task was never admitted, or has an end already; that end stays.
     pub fn finish(&mut self, id: &str, outcome: &Outcome) -> Result<Record, LedgerError> {
-        let finished = self.finish_at(id, outcome, record::now());
-        finished
+        self.finish_at(id, outcome, now()?)
+    }
+
+    fn finish_at(&mut self, id: &str, outcome: &Outcome, at: Moment) -> Result<Record, LedgerError> {
+        let finish = |connection: &mut Connection| {
+            let transaction = changes::begin(connection)?;
+            let record = changes::close(&transaction, &Closing { id, outcome, at, settled_at: None })?;
+            transaction.commit().map(|()| record)
+        };
+        finish(&mut self.connection)
             .map_err(|source| LedgerError::Finish { id: id.into(), source })?
             .ok_or_else(|| LedgerError::NotOpen { id: id.into() })
     }
 
-    /// All tasks, in the order in which they were admitted.
+    /// Enters the ends of all tasks whose supervisors have died, from what they left behind in `tasks_folder`. Each is
+    /// returned by one call only, however many are made at once. See [`settle`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Settle`].
+    pub fn settle(&mut self, tasks_folder: &Path) -> Result<Vec<Record>, LedgerError> {
+        let now = now()?;
+        settle::settle(&mut self.connection, tasks_folder, now).map_err(LedgerError::Settle)
+    }
+
+    /// Hides a task that has ended from lists and frees its name. Its row stays.
+    ///
+    /// # Errors
+    /// [`LedgerError::StillOpen`], [`LedgerError::NotFound`] and [`LedgerError::Change`].
+    pub fn remove(&mut self, id: &str) -> Result<(), LedgerError> {
+        let removed = changes::remove(&self.connection, id);
+        if removed.map_err(|source| LedgerError::Change { id: id.into(), source })? {
+            return Ok(());
+        }
+        let known = lookup::exists(&self.connection, id).map_err(LedgerError::List)?;
+        Err(if known { LedgerError::StillOpen { id: id.into() } } else { LedgerError::NotFound(id.into()) })
+    }
+
+    /// The task with this name or id, or with the only id that starts so. Those that were removed are not found.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`], [`LedgerError::Ambiguous`] and [`LedgerError::List`].
+    pub fn find(&self, name_or_id: &str) -> Result<Record, LedgerError> {
+        lookup::find(&self.connection, name_or_id)
+    }
+
+    /// Tasks, in the order in which they were admitted.
     ///
     /// # Errors
     /// [`LedgerError::List`].
-    pub fn list(&self) -> Result<Vec<Record>, LedgerError> {
-        let list = |connection: &Connection| {
-            let mut statement = connection.prepare(LIST)?;
-            statement.query_map([], record)?.collect::<Result<_, _>>()
-        };
-        list(&self.connection).map_err(LedgerError::List)
-    }
-
-    fn admit_at(&self, task: &NewTask, now: Timestamp) -> Result<(), rusqlite::Error> {
-        let parameters = named_params! {
-            ":id": task.id,
-            ":image": task.image,
-            ":digest": task.digest,
-            ":cpu_units": task.cpu_units,
-            ":memory_mib": task.memory_mib,
-            ":started_at": now.as_millisecond(),
-        };
-        self.connection.execute(ADMIT, parameters).map(drop)
-    }
-
-    fn finish_at(&mut self, id: &str, outcome: &Outcome, now: Timestamp) -> Result<Option<Record>, rusqlite::Error> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let Some(open) = transaction.query_row(FIND_OPEN, [id], record).optional()? else { return Ok(None) };
-        let (stopped_at, billed_seconds) = billing::settle(open.started_at, now);
-        let parameters = named_params! {
-            ":id": id,
-            ":stopped_at": stopped_at.as_millisecond(),
-            ":exit_code": outcome.exit_code,
-            ":reason": outcome.reason,
-            ":billed_seconds": i64::try_from(billed_seconds).unwrap_or(i64::MAX),
-        };
-        transaction.execute(FINISH, parameters)?;
-        transaction.commit()?;
-        let end = End { stopped_at, exit_code: outcome.exit_code, reason: outcome.reason.clone(), billed_seconds };
-        Ok(Some(Record { end: Some(end), ..open }))
+    pub fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        lookup::list(&self.connection, filter).map_err(LedgerError::List)
     }
 }
 
-const ADMIT: &str = "INSERT INTO task (id, image, digest, cpu_units, memory_mib, started_at)
-    VALUES (:id, :image, :digest, :cpu_units, :memory_mib, :started_at)";
-
-const FINISH: &str = "UPDATE task SET stopped_at = :stopped_at, exit_code = :exit_code, reason = :reason,
-    billed_seconds = :billed_seconds WHERE id = :id";
-
-const LIST: &str = "SELECT * FROM task ORDER BY started_at, rowid";
-
-const FIND_OPEN: &str = "SELECT * FROM task WHERE id = ?1 AND stopped_at IS NULL";
-
-/// Reads a row.
-fn record(row: &Row<'_>) -> Result<Record, rusqlite::Error> {
-    let end = row.get("stopped_at")?;
-    let end = Option::map(end, |stopped_at: i64| {
-        Ok::<_, rusqlite::Error>(End {
-            stopped_at: record::timestamp(stopped_at),
-            exit_code: row.get("exit_code")?,
-            reason: row.get("reason")?,
-            billed_seconds: u64::try_from(row.get::<_, i64>("billed_seconds")?).unwrap_or(0),
-        })
-    });
-    Ok(Record {
-        id: row.get("id")?,
-        image: row.get("image")?,
-        digest: row.get("digest")?,
-        cpu_units: row.get("cpu_units")?,
-        memory_mib: row.get("memory_mib")?,
-        started_at: record::timestamp(row.get("started_at")?),
-        end: end.transpose()?,
-    })
+fn now() -> Result<Moment, LedgerError> {
+    Moment::now().map_err(LedgerError::Clock)
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! The ledger's file: opening it with the newest schema.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use sqlite::OpenError;
 
-use super::{BUSY_TIMEOUT, FILE_NAME, LedgerError};
+use super::{FILE_NAME, LedgerError};
+
+/// How long a change waits for those of other processes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The name of the lock file in taskrun's home.
 const LOCK_NAME: &str = "ledger.lock";
 
 /// The migrations, in order; each leads from the schema of its place to the next.
-const MIGRATIONS: [&str; 1] = [include_str!("schema-1.sql")];
+pub(super) const MIGRATIONS: [&str; 2] = [include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 /// Opens the ledger in the directory `home`.
 pub(super) fn open(home: &Path) -> Result<Connection, LedgerError> {
@@ -22,8 +26,11 @@ pub(super) fn open(home: &Path) -> Result<Connection, LedgerError> {
         OpenError::Lock(source) => LedgerError::Lock { path: lock.clone(), source },
         OpenError::Newer { found, known } => LedgerError::Newer { path: path.clone(), found, known },
     })?;
-    // On disk before the call returns: a task that was admitted must not be forgotten.
-    let durable = connection.pragma_update(None, "synchronous", "FULL");
-    durable.map_err(|source| LedgerError::Open { path, source })?;
+    set_durable(&connection, true).map_err(|source| LedgerError::Open { path, source })?;
     Ok(connection)
+}
+
+/// Whether a change is on disk before its call returns: a task that was admitted must not be forgotten.
+pub(super) fn set_durable(connection: &Connection, durable: bool) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })
 }

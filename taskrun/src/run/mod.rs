@@ -22,6 +22,7 @@ pub mod stdio;
 pub mod stop;
 pub mod supervise;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd;
@@ -39,7 +40,7 @@ use self::stop::StopPolicy;
 use self::supervise::{SuperviseError, Task};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
 use crate::image::{Images, PrepareError, Prepared};
-use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask};
+use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask, Process, StopCode, Used};
 use crate::microvm::{AgentConnection, ControlError, Host, Job, LaunchError, Start, launch};
 use crate::scratch::{self, ScratchError};
 use crate::template::Templates;
@@ -76,6 +77,9 @@ pub enum RunError {
     /// There is no randomness for a task's id.
     #[error("A task's id can't be made from /dev/urandom")]
     Id(#[source] io::Error),
+    /// The host doesn't tell which process this is.
+    #[error("This process can't be found in /proc")]
+    Process(#[source] io::Error),
     /// The agent can't be talked to.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -133,20 +137,26 @@ fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> 
     let signals = Signals::block()?;
     ledger.admit(&NewTask {
         id: id.clone(),
+        name: None,
         image: image.reference.clone(),
-        digest: image.digest.to_string(),
         cpu_units: request.cpu.units(),
         memory_mib: request.memory.mib(),
+        storage_mib: request.disk.map_or(0, |size| size.bytes() / (1 << 20)),
+        labels: BTreeMap::new(),
+        detached: false,
+        supervisor: Process::own().map_err(RunError::Process)?,
     })?;
+    ledger.image(&id, &image.digest.to_string())?;
     timings.reach(Phase::Admitted);
 
     let place = Place { host: &host, templates: &Templates::of(&home), signals: &signals };
     let result = in_microvm(request, plan, message, stop, &place, timings);
-    let (exit_code, reason) = match &result {
-        Ok(outcome) => (outcome.exit_code(), outcome.reason(request.memory)),
-        Err(error) => (EXIT_TASKRUN_FAILED, errors::chain(error)),
+    let (exit_code, stop_code, reason) = match &result {
+        Ok(outcome) => (outcome.exit_code(), outcome.stop_code(), outcome.reason(request.memory)),
+        Err(error) => (EXIT_TASKRUN_FAILED, StopCode::TaskFailedToStart, errors::chain(error)),
     };
-    let end = ledger::Outcome { exit_code: exit_code.into(), reason };
+    let used = Used::default();
+    let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason, used };
     // The command's result is known and stands, whatever becomes of its record.
     if let Err(error) = ledger.finish(&id, &end) {
         errors::say(&errors::chain(&error));

@@ -4,6 +4,7 @@ use protocol::message::{ExitHow, ExitStatus, Failure, FailureKind};
 use vmm::end::EndReason;
 
 use crate::errors::{EXIT_TASKRUN_FAILED, harmless};
+use crate::ledger::StopCode;
 use crate::size::Memory;
 
 /// Added to a signal's number.
@@ -57,6 +58,16 @@ impl Outcome {
             // As the stop request would have ended it.
             Self::TimedOut => of_signal(15),
             Self::Killed(_) => of_signal(KILL),
+        }
+    }
+
+    /// Who or what ended the task, as ECS says it.
+    #[must_use]
+    pub fn stop_code(&self) -> StopCode {
+        match self {
+            Self::Exited(_) | Self::GuestEnded(_) | Self::AgentFailed(_) => StopCode::EssentialContainerExited,
+            Self::NotStarted(_) | Self::TimedOut => StopCode::TaskFailedToStart,
+            Self::Aborted(_) | Self::Killed(_) => StopCode::UserInitiated,
         }
     }
 

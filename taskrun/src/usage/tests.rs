@@ -1,7 +1,10 @@
 //! What a person and a program see.
 
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::ledger::{End, Record};
+use crate::ledger::billing::Rules;
+use crate::ledger::{DesiredStatus, End, Record, Stamps, Status, StopCode, Used};
 
 fn at(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap()
@@ -11,13 +14,27 @@ fn record(id: char, end: Option<i64>) -> Record {
     Record {
         id: id.to_string().repeat(32),
         image: "oci:/image:latest".into(),
-        digest: "sha256:00".into(),
+        name: None,
+        digest: Some("sha256:00".into()),
         cpu_units: 256,
         memory_mib: 512,
+        storage_mib: 0,
+        labels: BTreeMap::new(),
+        detached: false,
+        supervisor: None,
+        rules: Rules::default(),
+        status: if end.is_some() { Status::Stopped } else { Status::Running },
+        desired_status: DesiredStatus::Running,
+        stamps: Stamps::default(),
+        removed: false,
         started_at: at(1_700_000_000_000),
         end: end.map(|seconds| End {
             stopped_at: at(1_700_000_000_000 + seconds * 1000),
-            exit_code: 3,
+            exit_code: Some(3),
+            stop_code: StopCode::EssentialContainerExited,
+            settled: false,
+            elapsed_ns: u64::try_from(seconds).unwrap() * 1_000_000_000,
+            used: Used::default(),
             reason: "It \"ended\".".into(),
             billed_seconds: u64::try_from(seconds.max(60)).unwrap(),
         }),
