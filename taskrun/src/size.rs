@@ -1,7 +1,8 @@
 //! The size of a task: its share of CPUs and its memory.
 //!
 //! Inside, CPU is counted in cpu units (1024 are one vCPU) and memory in MiB, as AWS Fargate counts them; users write
-//! and read vCPU and GB (1 GB = 1024 MiB, as on Fargate).
+//! and read vCPU and GB (1 GB = 1024 MiB, as on Fargate), or cpu units. Any ratio of the two is a size; [`strict`] knows
+//! those that Fargate has.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,18 +22,14 @@ const MAX_UNITS: u32 = MAX_VCPUS as u32 * UNITS_PER_VCPU;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Not a number of vCPUs.
-    #[error("Write a number of vCPUs, such as 0.25, 1 or 4")]
+    #[error("Write a number of vCPUs, such as 0.25, 1 or 4, or of cpu units, such as 256")]
     NotCpu,
-    /// Out of range, and the value looks like cpu units.
-    #[error("That many vCPUs don't fit into a microVM; {units} cpu units are --cpu {vcpus}")]
-    CpuUnits {
-        /// What was written.
-        units: u32,
-        /// The same in vCPUs.
-        vcpus: Cpu,
-    },
     /// Out of range.
-    #[error("A task has between {} and {} vCPUs", Cpu(MIN_UNITS), Cpu(MAX_UNITS))]
+    #[error(
+        "A task has between {} and {} vCPUs ({MIN_UNITS} to {MAX_UNITS} cpu units)",
+        Cpu(MIN_UNITS),
+        Cpu(MAX_UNITS)
+    )]
     CpuRange,
     /// Not an amount of memory.
     #[error("Write an amount of memory in MiB, or with a unit: 512, 512MB, 0.5GB, 2GB")]
@@ -46,6 +43,70 @@ pub enum SizeError {
     /// More than a microVM can have.
     #[error("The largest memory is {} GB", MAX_MEMORY_MIB / 1024)]
     MemoryTooLarge,
+    /// Fargate has no such share of CPUs. The first sentence is ECS's.
+    #[error("Invalid 'cpu' setting for task. Fargate has {}", join(&FARGATE.map(|row| format!("{} vCPU", row.cpu))))]
+    NotFargateCpu,
+    /// Fargate has no such memory for this share of CPUs. The first sentence is ECS's.
+    #[error("No Fargate configuration exists for given values. With {} vCPU Fargate has {}", .0.cpu, .0)]
+    NotFargateMemory(FargateSizes),
+}
+
+/// The memories that Fargate has for a share of CPUs: from the smallest in equal steps to the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FargateSizes {
+    cpu: Cpu,
+    smallest: u32,
+    largest: u32,
+    /// 0 where each memory is twice the one before.
+    step: u32,
+}
+
+/// Fargate's sizes for Linux. Source: the ECS developer guide, "Task CPU and memory".
+const FARGATE: [FargateSizes; 7] = [
+    FargateSizes { cpu: Cpu(256), smallest: 512, largest: 2048, step: 0 },
+    FargateSizes { cpu: Cpu(512), smallest: 1024, largest: 4096, step: 1024 },
+    FargateSizes { cpu: Cpu(1024), smallest: 2048, largest: 8192, step: 1024 },
+    FargateSizes { cpu: Cpu(2048), smallest: 4096, largest: 16_384, step: 1024 },
+    FargateSizes { cpu: Cpu(4096), smallest: 8192, largest: 30_720, step: 1024 },
+    FargateSizes { cpu: Cpu(8192), smallest: 16_384, largest: 61_440, step: 4096 },
+    FargateSizes { cpu: Cpu(16_384), smallest: 32_768, largest: 122_880, step: 8192 },
+];
+
+impl FargateSizes {
+    fn has(&self, memory: Memory) -> bool {
+        let fits = match self.step {
+            0 => memory.0.is_power_of_two(),
+            step => memory.0.is_multiple_of(step),
+        };
+        (self.smallest..=self.largest).contains(&memory.0) && fits
+    }
+}
+
+impl fmt::Display for FargateSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (smallest, largest) = (Memory(self.smallest), Memory(self.largest));
+        match self.step {
+            0 => write!(f, "{smallest}, {} or {largest}", Memory::GIB),
+            step => write!(f, "{smallest} to {largest} in steps of {}", Memory(step)),
+        }
+    }
+}
+
+/// Whether Fargate has this size.
+///
+/// # Errors
+/// [`SizeError::NotFargateCpu`] and [`SizeError::NotFargateMemory`], which say what Fargate has.
+pub fn strict(cpu: Cpu, memory: Memory) -> Result<(), SizeError> {
+    let sizes = FARGATE.into_iter().find(|row| row.cpu == cpu).ok_or(SizeError::NotFargateCpu)?;
+    if sizes.has(memory) { Ok(()) } else { Err(SizeError::NotFargateMemory(sizes)) }
+}
+
+/// Words with commas, and an "or" before the last.
+fn join(words: &[String]) -> String {
+    match words {
+        [some @ .., last] if !some.is_empty() => format!("{} or {last}", some.join(", ")),
+        _ => words.concat(),
+    }
 }
 
 /// A share of CPUs, in cpu units.
@@ -83,22 +144,20 @@ impl fmt::Display for Cpu {
 impl FromStr for Cpu {
     type Err = SizeError;
 
-    /// Reads vCPUs: `0.25`, `.5`, `2`, `1 vCPU`; rounded to the nearest cpu unit.
+    /// Reads vCPUs: `0.25`, `.5`, `2`, `1 vCPU`; rounded to the nearest cpu unit. A whole number above the most vCPUs
+    /// that there can be is cpu units: `256`, `1536`.
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let text = text.trim();
-        let lower = text.to_ascii_lowercase();
-        let number = lower.strip_suffix("vcpus").or_else(|| lower.strip_suffix("vcpu")).unwrap_or(&lower);
-        let thousandth_units =
-            decimal_times(number.trim_end(), u64::from(UNITS_PER_VCPU) * 1000).ok_or(SizeError::NotCpu)?;
-        let units = u32::try_from(thousandth_units.saturating_add(500) / 1000).unwrap_or(u32::MAX);
-        let looks_like_units = |vcpus: u32| (MIN_UNITS..=MAX_UNITS).contains(&vcpus).then_some(vcpus);
-        match units {
-            MIN_UNITS..=MAX_UNITS => Ok(Self(units)),
-            _ => match looks_like_units(units / UNITS_PER_VCPU) {
-                Some(units) => Err(SizeError::CpuUnits { units, vcpus: Self(units) }),
-                None => Err(SizeError::CpuRange),
-            },
-        }
+        let lower = text.trim().to_ascii_lowercase();
+        let vcpus = lower.strip_suffix("vcpus").or_else(|| lower.strip_suffix("vcpu"));
+        let number = vcpus.unwrap_or(&lower).trim_end();
+        let thousandth_units = decimal_times(number, u64::from(UNITS_PER_VCPU) * 1000).ok_or(SizeError::NotCpu)?;
+        let is_units = vcpus.is_none() && !number.contains('.') && thousandth_units > u64::from(MAX_UNITS) * 1000;
+        let units = if is_units {
+            number.parse().unwrap_or(u32::MAX)
+        } else {
+            u32::try_from(thousandth_units.saturating_add(500) / 1000).unwrap_or(u32::MAX)
+        };
+        if (MIN_UNITS..=MAX_UNITS).contains(&units) { Ok(Self(units)) } else { Err(SizeError::CpuRange) }
     }
 }
 
@@ -183,6 +242,11 @@ mod tests {
             ("2vCPU", 2048, 2),
             ("0.3", 307, 1),
             ("16", 16384, 16),
+            ("256", 256, 1),
+            (" 512 ", 512, 1),
+            ("1536", 1536, 2),
+            ("16384", 16384, 16),
+            ("1000", 1000, 1),
         ] {
             let cpu: Cpu = text.parse().unwrap();
             assert_eq!((cpu.units(), cpu.vcpus()), (units, vcpus), "{text}");
@@ -190,16 +254,58 @@ mod tests {
     }
 
     #[test]
-    fn cpu_out_of_range_is_refused_and_units_are_explained() {
-        assert_eq!("0.1".parse::<Cpu>(), Err(SizeError::CpuRange));
-        assert_eq!("17".parse::<Cpu>(), Err(SizeError::CpuRange));
-        assert_eq!("99999999999999999999".parse::<Cpu>(), Err(SizeError::CpuRange));
-        assert_eq!("-1".parse::<Cpu>(), Err(SizeError::NotCpu));
-        assert_eq!(".".parse::<Cpu>(), Err(SizeError::NotCpu));
-        assert_eq!("".parse::<Cpu>(), Err(SizeError::NotCpu));
-        assert_eq!("1e1".parse::<Cpu>(), Err(SizeError::NotCpu));
-        let error = "512".parse::<Cpu>().unwrap_err().to_string();
-        assert_eq!(error, "That many vCPUs don't fit into a microVM; 512 cpu units are --cpu 0.5");
+    fn cpu_out_of_range_is_refused() {
+        for text in ["0.1", "0", "17", "255", "16385", "256.0", "17 vCPU", "512 vCPU", "99999999999999999999"] {
+            assert_eq!(text.parse::<Cpu>(), Err(SizeError::CpuRange), "{text}");
+        }
+        for text in ["-1", ".", "", "1e1", "512 units", "0x200"] {
+            assert_eq!(text.parse::<Cpu>(), Err(SizeError::NotCpu), "{text}");
+        }
+        let range = "A task has between 0.25 and 16 vCPUs (256 to 16384 cpu units)";
+        assert_eq!("17".parse::<Cpu>().unwrap_err().to_string(), range);
+    }
+
+    /// The table of the ECS developer guide, written out.
+    #[test]
+    fn strict_sizes_are_fargates() {
+        let steps =
+            |smallest: u32, largest: u32, step: u32| (smallest..=largest).step_by(step as usize).collect::<Vec<_>>();
+        let table = [
+            (256, vec![512, 1024, 2048]),
+            (512, steps(1024, 4096, 1024)),
+            (1024, steps(2048, 8192, 1024)),
+            (2048, steps(4096, 16_384, 1024)),
+            (4096, steps(8192, 30_720, 1024)),
+            (8192, steps(16_384, 61_440, 4096)),
+            (16_384, steps(32_768, 122_880, 8192)),
+        ];
+        for (units, memories) in &table {
+            for mib in (64..=MAX_MEMORY_MIB).step_by(64) {
+                assert_eq!(strict(Cpu(*units), Memory(mib)).is_ok(), memories.contains(&mib), "{units} and {mib}");
+            }
+        }
+        for units in MIN_UNITS..=MAX_UNITS {
+            let known = table.iter().any(|(known, _)| *known == units);
+            assert_eq!(strict(Cpu(units), Memory(8192)) == Err(SizeError::NotFargateCpu), !known, "{units}");
+        }
+    }
+
+    #[test]
+    fn what_fargate_does_not_have_is_refused_in_its_words_and_with_what_it_has() {
+        let refused =
+            |cpu: &str, memory: &str| strict(cpu.parse().unwrap(), memory.parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(
+            refused("0.3", "512"),
+            "Invalid 'cpu' setting for task. Fargate has 0.25 vCPU, 0.5 vCPU, 1 vCPU, 2 vCPU, 4 vCPU, 8 vCPU or 16 vCPU"
+        );
+        assert_eq!(
+            refused("0.25", "4GB"),
+            "No Fargate configuration exists for given values. With 0.25 vCPU Fargate has 512 MiB, 1 GB or 2 GB"
+        );
+        assert_eq!(
+            refused("8192", "17GB"),
+            "No Fargate configuration exists for given values. With 8 vCPU Fargate has 16 GB to 60 GB in steps of 4 GB"
+        );
     }
 
     #[test]
