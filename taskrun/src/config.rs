@@ -13,6 +13,13 @@
 //! [billing]                             # how a task's time is counted, and what it costs
 //! rounding_seconds = 1
 //! minimum_seconds = 60
+//!
+//! [billing.prices]                      # given whole; by default Fargate's for Linux/x86 in us-east-1
+//! name = "In-house"
+//! currency = "EUR"
+//! vcpu_hour = "0.02"
+//! gb_hour = "0.002"
+//! storage_gb_hour = "0.0001"            # beyond free_storage_gb = 20 of each task
 //! ```
 //!
 //! A key that means nothing is refused: it is a mistake, and a limit that is not applied is worse than none.
@@ -27,6 +34,7 @@ use serde::Deserialize;
 use crate::bytes::Bytes;
 use crate::ledger::billing::Rules;
 use crate::size::{Cpu, Memory};
+use crate::usage::price::PriceList;
 
 /// The name of the file.
 const FILE_NAME: &str = "config.toml";
@@ -72,7 +80,7 @@ pub struct Config {
     pub billing: BillingConfig,
 }
 
-/// How tasks are billed. A change applies to tasks that are admitted after it.
+/// How tasks are billed. How time is counted is fixed for a task at its admission; prices are applied when a cost is printed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BillingConfig {
@@ -80,12 +88,14 @@ pub struct BillingConfig {
     pub rounding_seconds: NonZeroU32,
     /// The least that a task is billed for.
     pub minimum_seconds: u32,
+    /// What tasks cost.
+    pub prices: PriceList,
 }
 
 impl Default for BillingConfig {
     fn default() -> Self {
         let Rules { rounding_seconds, minimum_seconds } = Rules::default();
-        Self { rounding_seconds, minimum_seconds }
+        Self { rounding_seconds, minimum_seconds, prices: PriceList::default() }
     }
 }
 
@@ -229,6 +239,29 @@ mod tests {
         assert_eq!((unpack.vcpus(), unpack.memory.mib()), (1, 2048));
         assert_eq!((unpack.max_bytes, unpack.max_entries), (3 << 29, 10));
         assert_eq!(parse("[unpack]\nmemory = 256\n").unwrap().unpack.memory.mib(), 256);
+    }
+
+    #[test]
+    fn billing_is_fargates_unless_it_is_said_otherwise() {
+        let billing = |text: &str| parse(text).map(|config| config.billing);
+        assert_eq!(billing("[billing]\n").unwrap(), BillingConfig::default());
+        assert_eq!(BillingConfig::default().prices.vcpu_hour, "0.04048".parse().unwrap());
+        let text = "[billing]\nrounding_seconds = 60\n[billing.prices]\nname = \"Mine\"\ncurrency = \"EUR\"\n\
+                    vcpu_hour = \"1\"\ngb_hour = \"0.5\"\nstorage_gb_hour = \"0\"\n";
+        let mine = billing(text).unwrap();
+        assert_eq!((mine.rounding_seconds.get(), mine.minimum_seconds), (60, 60));
+        assert_eq!((mine.prices.name.as_str(), mine.prices.free_storage_gb), ("Mine", 20));
+        assert_eq!(mine.prices.gb_hour, "0.5".parse().unwrap());
+        for (text, word) in [
+            ("[billing]\nrounding_seconds = 0\n", "nonzero"),
+            ("[billing.prices]\nname = \"Mine\"\n", "currency"),
+            ("[billing]\nminimum = 1\n", "minimum"),
+            (&text.replace("\"0.5\"", "0.5"), "string"),
+            (&text.replace("0.5", "half"), "decimal"),
+        ] {
+            let error = billing(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use taskrun::cli::args::{Command, RunArgs, UsageArgs, UsageFormat};
+use taskrun::cli::args::{Command, RunArgs};
 use taskrun::cli::image_args::PullArgs;
+use taskrun::cli::usage_args::{UsageArgs, UsageCommand};
 use taskrun::cli::{self, resolve};
-use taskrun::ledger::{Filter, Ledger, home};
+use taskrun::ledger::home;
 use taskrun::timings::Timings;
 use taskrun::{doctor, errors, image, run, template, usage};
 
@@ -55,14 +56,12 @@ fn pull(args: PullArgs) -> anyhow::Result<u8> {
 }
 
 fn print_usage(args: &UsageArgs) -> anyhow::Result<u8> {
-    let format = match args.format {
-        UsageFormat::Table => usage::Format::Table,
-        UsageFormat::Json => usage::Format::Json,
-    };
-    let ledger = Ledger::open_existing(&home::resolve()?)?;
-    let records = ledger.map(|ledger| ledger.list(&Filter::everything())).transpose()?.unwrap_or_default();
-    usage::print(&records, format, &mut io::stdout().lock()).context("The usage can't be printed")?;
-    Ok(0)
+    let home = home::resolve()?;
+    let mut out = io::stdout().lock();
+    match args.command {
+        Some(UsageCommand::Verify) => Ok(if usage::verify(&home, &mut out)? { 0 } else { EXIT_FAILED }),
+        None => Ok(usage::run(&home, &args.query(), &mut out).map(|()| 0)?),
+    }
 }
 
 /// The exit code; that of a failure after the failure was told.

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use protocol::spec::TmpfsMount;
 
 use super::image_args::{ImageCommand, PullArgs, RegistryArgs};
 use super::mounts;
 use super::template_args::TemplateCommand;
+use super::usage_args::UsageArgs;
 use crate::bytes::DiskSize;
 use crate::image::{PullPolicy, Transport};
 use crate::size::{Cpu, Memory};
@@ -151,24 +152,6 @@ pub struct RunArgs {
     /// Write when each phase of the task was reached to a JSON file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     pub timings: Option<PathBuf>,
-}
-
-/// The options of `taskrun usage`.
-#[derive(Debug, Args)]
-pub struct UsageArgs {
-    /// How to print it
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub format: UsageFormat,
-}
-
-/// How `taskrun usage` prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum UsageFormat {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// The options of `taskrun doctor`.

@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod resolve;
 pub mod split;
 pub mod template_args;
+pub mod usage_args;
 
 use args::{Cli, Command};
 

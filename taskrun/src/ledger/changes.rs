@@ -60,12 +60,8 @@ pub(super) fn admit(
         ":started_at": now.wall.as_millisecond(),
     };
     transaction.execute(ADMIT, parameters)?;
-    // What the bill follows from is in the event too, so that `verify` can compare.
-    let detail = json!({
-        "cpu_units": task.cpu_units, "memory_mib": task.memory_mib, "storage_mib": task.storage_mib,
-        "rounding_seconds": rules.rounding_seconds, "minimum_seconds": rules.minimum_seconds,
-    });
-    insert_event(&transaction, &task.id, Status::Provisioning.into(), now, Some(&detail.to_string()))?;
+    let detail = admission_detail(task.cpu_units, task.memory_mib, task.storage_mib, rules);
+    insert_event(&transaction, &task.id, Status::Provisioning.into(), now, Some(&detail))?;
     transaction.commit()?;
     Ok(Admitted::Yes)
 }
@@ -162,6 +158,15 @@ pub(super) fn close(transaction: &Transaction<'_>, closing: &Closing<'_>) -> rus
     };
     transaction.execute(CLOSE, parameters)?;
     find("")
+}
+
+/// What the event of an admission fixes: what the bill follows from, so that it can be verified.
+pub(super) fn admission_detail(cpu_units: u32, memory_mib: u32, storage_mib: u64, rules: Rules) -> String {
+    json!({
+        "cpu_units": cpu_units, "memory_mib": memory_mib, "storage_mib": storage_mib,
+        "rounding_seconds": rules.rounding_seconds, "minimum_seconds": rules.minimum_seconds,
+    })
+    .to_string()
 }
 
 /// What the event of an end fixes.

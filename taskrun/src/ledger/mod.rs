@@ -31,6 +31,7 @@ mod rows;
 mod schema;
 mod settle;
 pub mod status;
+mod verify;
 
 use std::fs;
 use std::path::Path;
@@ -47,6 +48,7 @@ pub use self::lookup::Filter;
 pub use self::process::Process;
 pub use self::record::{Admission, End, NewTask, Outcome, Record, Stamps, Used};
 pub use self::status::{DesiredStatus, Event, Stamp, Status, StopCode};
+pub use self::verify::Disagreement;
 use crate::config::Config;
 
 /// The name of the ledger in taskrun's home.
@@ -206,6 +208,14 @@ impl Ledger {
     /// [`LedgerError::List`].
     pub fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
         lookup::list(&self.connection, filter).map_err(LedgerError::List)
+    }
+
+    /// Recomputes every row from its events. Returns how many tasks there are, and what disagrees.
+    ///
+    /// # Errors
+    /// [`LedgerError::List`].
+    pub fn verify(&self) -> Result<(usize, Vec<Disagreement>), LedgerError> {
+        verify::verify(&self.connection).map_err(LedgerError::List)
     }
 }
 

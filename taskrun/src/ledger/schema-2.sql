@@ -68,7 +68,7 @@ CREATE TABLE new_task (
 INSERT INTO new_task (id, image, digest, cpu_units, memory_mib, storage_mib, labels, detached, rounding_seconds, minimum_seconds,
         status, desired_status, started_at, stopped_at, exit_code, stop_code, reason, settled, elapsed_ns, billed_seconds)
     SELECT id, image, digest, cpu_units, memory_mib, 0, '{}', 0, 1, 60,
-        iif(stopped_at IS NULL, 'RUNNING', 'STOPPED'), 'RUNNING', started_at, stopped_at, exit_code,
+        iif(stopped_at IS NULL, 'PROVISIONING', 'STOPPED'), iif(stopped_at IS NULL, 'RUNNING', 'STOPPED'), started_at, stopped_at, exit_code,
         iif(stopped_at IS NULL, NULL, iif(exit_code = 125, 'TaskFailedToStart', 'EssentialContainerExited')), reason,
         iif(stopped_at IS NULL, NULL, 0), (stopped_at - started_at) * 1000000, billed_seconds
     FROM task ORDER BY rowid;
@@ -96,8 +96,8 @@ CREATE TABLE event (
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO event (task, kind, wall_ms, detail)
-    SELECT id, 'PROVISIONING', started_at, json_object('cpu_units', cpu_units, 'memory_mib', memory_mib, 'storage_mib', storage_mib,
-        'rounding_seconds', rounding_seconds, 'minimum_seconds', minimum_seconds) FROM task;
+    SELECT id, 'PROVISIONING', started_at, json_object('cpu_units', cpu_units, 'memory_mib', memory_mib, 'minimum_seconds', minimum_seconds,
+        'rounding_seconds', rounding_seconds, 'storage_mib', storage_mib) FROM task;
 INSERT INTO event (task, kind, wall_ms, detail)
     SELECT id, 'STOPPED', stopped_at, json_object('exit_code', exit_code, 'stop_code', stop_code) FROM task WHERE stopped_at IS NOT NULL;
 

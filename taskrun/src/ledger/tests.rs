@@ -3,6 +3,7 @@
 mod many;
 mod migration;
 mod settling;
+mod verifying;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;

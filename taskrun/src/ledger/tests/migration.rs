@@ -40,6 +40,7 @@ fn what_the_first_version_wrote_is_kept() {
     assert_eq!(settled.len(), 1);
     let end = settled[0].end.as_ref().unwrap();
     assert_eq!((end.billed_seconds, end.settled, end.exit_code), (60, true, None));
+    assert_eq!(ledger.verify().unwrap(), (3, vec![]));
     assert!(end.reason.starts_with("The task was left open by an earlier version"), "{}", end.reason);
 }
 
