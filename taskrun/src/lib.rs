@@ -5,7 +5,7 @@
 //! - [`run`]: a task from its image to its exit code. [`size`]: a task's CPU and memory. [`timings`]: when a task got
 //!   where. [`terminal`]: the caller's terminal.
 //! - [`install`], [`kvm`]: what a task needs of this host. [`doctor`]: whether it is there.
-//! - [`ledger`]: what tasks were allocated. [`usage`]: the ledger, printed.
+//! - [`ledger`]: what tasks were allocated. [`usage`] and [`metrics`]: the ledger, printed.
 //! - [`errors`]: how errors reach the user.
 
 pub mod bytes;
@@ -17,6 +17,7 @@ pub mod image;
 pub mod install;
 pub mod kvm;
 pub mod ledger;
+pub mod metrics;
 pub mod microvm;
 pub mod run;
 pub mod scratch;

@@ -1,6 +1,8 @@
-//! The options of `taskrun usage`.
+//! The options of `taskrun usage` and `taskrun metrics`.
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
 use jiff::Timestamp;
 
 use crate::usage::period::{self, NotATime};
@@ -33,6 +35,14 @@ pub struct UsageArgs {
 pub enum UsageCommand {
     /// Recompute every row from its events; exit with 1 and say which when some disagree
     Verify,
+}
+
+/// The options of `taskrun metrics`.
+#[derive(Debug, Args)]
+pub struct MetricsArgs {
+    /// Put the metrics into this file, all at once, for node_exporter's textfile collector; its name should end with .prom
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub textfile: Option<PathBuf>,
 }
 
 const HELP: &str = "A TIME is 2026-11-24T08:00:00Z, 2026-11-24 (its start in UTC), or how long ago: 24h, 7d.

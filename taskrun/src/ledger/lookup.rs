@@ -45,6 +45,16 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
     rows::records(connection, LIST, &parameters)
 }
 
+/// How long tasks took from their admission to their command, in nanoseconds, by the clock that bills.
+pub(super) fn start_latencies(connection: &Connection) -> rusqlite::Result<Vec<u64>> {
+    let sql = "SELECT max(running.boottime_ns - created.boottime_ns, 0) FROM event running
+        JOIN event created ON created.task = running.task AND created.kind = 'PROVISIONING' AND created.boot_id = running.boot_id
+        WHERE running.kind = 'RUNNING'";
+    let mut statement = connection.prepare(sql)?;
+    let latencies = statement.query_map([], |row| row.get(0).map(i64::unsigned_abs))?;
+    latencies.collect()
+}
+
 pub(super) fn exists(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
     connection.query_row("SELECT 1 FROM task WHERE id = ?1", [id], |_| Ok(())).optional().map(|found| found.is_some())
 }

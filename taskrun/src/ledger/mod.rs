@@ -210,6 +210,14 @@ impl Ledger {
         lookup::list(&self.connection, filter).map_err(LedgerError::List)
     }
 
+    /// How long tasks took from their admission to their command, in nanoseconds.
+    ///
+    /// # Errors
+    /// [`LedgerError::List`].
+    pub fn start_latencies(&self) -> Result<Vec<u64>, LedgerError> {
+        lookup::start_latencies(&self.connection).map_err(LedgerError::List)
+    }
+
     /// Recomputes every row from its events. Returns how many tasks there are, and what disagrees.
     ///
     /// # Errors
