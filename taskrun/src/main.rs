@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,6 +11,9 @@ use taskrun::cli::image_args::PullArgs;
 use taskrun::cli::usage_args::{UsageArgs, UsageCommand};
 use taskrun::cli::{self, resolve};
 use taskrun::ledger::home;
+use taskrun::run::request::RunRequest;
+use taskrun::task::commands;
+use taskrun::task::detach::{self, Started};
 use taskrun::timings::Timings;
 use taskrun::{doctor, errors, image, run, template, usage};
 
@@ -28,6 +31,17 @@ fn main() -> ExitCode {
         Ok(Command::Template(command)) => {
             or_say(template::commands::run(command, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
         }
+        Ok(Command::Ps(args)) => or_say(commands::ps(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
+        Ok(Command::Inspect(args)) => {
+            or_say(commands::inspect(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
+        }
+        Ok(Command::Logs(args)) => {
+            or_say(commands::logs(&args, &mut io::stdout(), &mut io::stderr()).map_err(Into::into), EXIT_FAILED)
+        }
+        Ok(Command::Wait(args)) => or_say(commands::wait(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
+        Ok(Command::Stop(args)) => or_say(commands::stop(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
+        Ok(Command::Kill(args)) => or_say(commands::kill(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
+        Ok(Command::Rm(args)) => or_say(commands::rm(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
         Ok(Command::Usage(args)) => or_say(print_usage(&args), EXIT_FAILED),
         Ok(Command::Doctor(args)) => {
             let kernel = resolve::kernel(args.kernel, &|name: &OsStr| env::var_os(name));
@@ -46,7 +60,23 @@ fn main() -> ExitCode {
 
 fn run_task(args: RunArgs, timings: Timings) -> u8 {
     let request = resolve::run(args, &resolve::caller()).map_err(anyhow::Error::from);
-    or_say(request.map(|request| run::run(&request, timings)), errors::EXIT_TASKRUN_FAILED)
+    let run = |request: RunRequest| match request.detach && !detach::is_supervisor() {
+        true => run_detached(),
+        false => Ok(run::run(&request, timings)),
+    };
+    or_say(request.and_then(run), errors::EXIT_TASKRUN_FAILED)
+}
+
+/// Starts the supervisor and prints the id of its task.
+fn run_detached() -> anyhow::Result<u8> {
+    match detach::start()? {
+        Started::Running(id) => {
+            // The task runs, whether or not anybody reads its id.
+            let _ = writeln!(io::stdout(), "{id}");
+            Ok(0)
+        }
+        Started::Failed(exit_code) => Ok(exit_code),
+    }
 }
 
 fn pull(args: PullArgs) -> anyhow::Result<u8> {

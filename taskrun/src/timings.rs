@@ -50,6 +50,8 @@ pub enum Phase {
     CommandPrepared,
     /// The command's first instruction is next.
     CommandStarted,
+    /// The command was asked to stop. Absent when it was not.
+    StopRequested,
     /// The command has ended.
     CommandExited,
     /// The command's output has ended and is written.
@@ -65,6 +67,16 @@ pub enum Phase {
 pub struct Timings {
     start_ns: u64,
     reached: Vec<Reached>,
+    listener: Option<Listener>,
+}
+
+/// Who is told of each phase when it is reached.
+pub struct Listener(Box<dyn FnMut(Phase)>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -87,7 +99,7 @@ impl Timings {
     /// Starts the clock; `main` calls this first.
     #[must_use]
     pub fn start() -> Self {
-        Self { start_ns: monotonic_ns(), reached: Vec::new() }
+        Self { start_ns: monotonic_ns(), reached: Vec::new(), listener: None }
     }
 
     /// Notes that `phase` is reached now, the first time it is.
@@ -95,7 +107,20 @@ impl Timings {
         if !self.has(phase) {
             let at_ns = monotonic_ns();
             self.reached.push(Reached { name: phase, at_ns, ms: milliseconds(at_ns.saturating_sub(self.start_ns)) });
+            if let Some(Listener(listener)) = &mut self.listener {
+                listener(phase);
+            }
         }
+    }
+
+    /// Has `listener` told of each phase from now on, until [`Self::quiet`].
+    pub fn listen(&mut self, listener: impl FnMut(Phase) + 'static) {
+        self.listener = Some(Listener(Box::new(listener)));
+    }
+
+    /// Nobody is told of phases any more.
+    pub fn quiet(&mut self) {
+        self.listener = None;
     }
 
     /// Whether `phase` was reached.

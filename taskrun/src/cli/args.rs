@@ -11,6 +11,7 @@ use protocol::spec::TmpfsMount;
 
 use super::image_args::{ImageCommand, PullArgs, RegistryArgs};
 use super::mounts;
+use super::task_args::{self, InspectArgs, KillArgs, LogOption, LogsArgs, PsArgs, RmArgs, StopArgs, WaitArgs};
 use super::template_args::TemplateCommand;
 use super::usage_args::UsageArgs;
 use crate::bytes::DiskSize;
@@ -24,6 +25,7 @@ use crate::size::{Cpu, Memory};
 #[command(disable_help_subcommand = false, max_term_width = 120, after_help = EXAMPLES)]
 #[command(override_usage = "taskrun run [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
                             taskrun [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
+                            taskrun ps | inspect | logs | wait | stop | kill | rm\n       \
                             taskrun pull | image | template | usage | doctor")]
 pub struct Cli {
     /// What to do.
@@ -44,6 +46,20 @@ pub enum Command {
     /// Look after the templates that tasks start from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// List tasks
+    Ps(PsArgs),
+    /// Print everything that is known of tasks
+    Inspect(InspectArgs),
+    /// Print what a detached task has written
+    Logs(LogsArgs),
+    /// Wait until tasks have ended, and print their exit codes
+    Wait(WaitArgs),
+    /// Ask tasks to stop, and kill those that don't
+    Stop(StopArgs),
+    /// Send a signal to tasks
+    Kill(KillArgs),
+    /// Remove tasks that have ended; their usage stays
+    Rm(RmArgs),
     /// Print what the tasks of this user have used
     Usage(UsageArgs),
     /// Say what this host can do, line by line, with a remedy for what it can't
@@ -130,6 +146,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "512", allow_negative_numbers = true, help_heading = "Size")]
     pub memory: Memory,
 
+    /// Run the task in the background and print its id
+    #[arg(short, long, conflicts_with = "interactive", help_heading = "Life")]
+    pub detach: bool,
+    /// A name for the task, by which other commands find it
+    #[arg(long, value_name = "NAME", value_parser = task_args::name, help_heading = "Life")]
+    pub name: Option<String>,
+    /// A label, by which lists and usage can be filtered
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = task_args::label, help_heading = "Life")]
+    pub label: Vec<(String, String)>,
+    /// Keep nothing but the usage of the task when it has ended
+    #[arg(long, help_heading = "Life")]
+    pub rm: bool,
+    /// How much of a detached task's output is kept: max-size=SIZE of a file (10m), max-file=COUNT of them (5)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = task_args::log_option, help_heading = "Life")]
+    pub log_opt: Vec<LogOption>,
     /// Stop the task when its command has run this long (90s, 5m, 1h30m; a plain number is seconds)
     #[arg(long, value_name = "DURATION", value_parser = timeout, help_heading = "Life")]
     pub timeout: Option<Duration>,
@@ -163,7 +194,7 @@ pub struct DoctorArgs {
 }
 
 /// Reads a duration as `humantime` writes it, or a plain number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().map(Duration::from_secs).map_err(|error| error.to_string());

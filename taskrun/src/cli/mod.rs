@@ -13,6 +13,7 @@ pub mod image_args;
 pub mod mounts;
 pub mod resolve;
 pub mod split;
+pub mod task_args;
 pub mod template_args;
 pub mod usage_args;
 

@@ -11,6 +11,7 @@ use super::image_args::{PullArgs, RegistryArgs};
 use crate::image::{ImageRequest, PullPolicy};
 use crate::run::etc::Network;
 use crate::run::request::RunRequest;
+use crate::task::log::Limits;
 
 /// The variable that names a guest kernel where `--kernel` does not.
 const KERNEL_VARIABLE: &str = "TASKRUN_KERNEL";
@@ -107,6 +108,11 @@ where
         disk: args.disk,
         transport: args.image_device,
         timings: args.timings,
+        name: args.name,
+        labels: args.label.into_iter().collect(),
+        detach: args.detach,
+        remove: args.rm,
+        log: args.log_opt.into_iter().fold(Limits::default(), |limits, change| change.apply(limits)),
     })
 }
 

@@ -6,8 +6,26 @@ use std::ffi::{OsStr, OsString};
 pub const RUN: &str = "run";
 
 /// First words that are not the short form: the subcommands, and the options of `taskrun` itself.
-const NOT_SHORT: [&str; 11] =
-    [RUN, "pull", "image", "template", "usage", "doctor", "help", "-h", "--help", "-V", "--version"];
+const NOT_SHORT: [&str; 18] = [
+    RUN,
+    "ps",
+    "inspect",
+    "logs",
+    "wait",
+    "stop",
+    "kill",
+    "rm",
+    "pull",
+    "image",
+    "template",
+    "usage",
+    "doctor",
+    "help",
+    "-h",
+    "--help",
+    "-V",
+    "--version",
+];
 
 /// Puts `run` behind the program's name when the first word is not one of taskrun's own. An image with such a name is
 /// run by writing `run`.

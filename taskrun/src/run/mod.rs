@@ -1,7 +1,6 @@
 //! `taskrun run`: a task from its image to its exit code.
 //!
-//! [`run`] is the recipe, in order; every step's way to fail leads past the ledger's row being completed and the VMM
-//! being ended, since both are tied to values that do so when they are dropped or passed on.
+//! [`run`] lives a task's life ([`life`]), of which the part with a VMM is in [`guest`].
 //!
 //! # Layout
 //! - [`request`]: what to run. [`spec`]: what becomes of it for the agent; [`etc`]: files that the task finds in `/etc`.
@@ -12,6 +11,8 @@
 
 pub mod deadlines;
 pub mod etc;
+mod guest;
+mod life;
 pub mod outcome;
 pub mod plan;
 pub mod request;
@@ -22,30 +23,25 @@ pub mod stdio;
 pub mod stop;
 pub mod supervise;
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
 
-use protocol::message::HostMessage;
 use protocol::spec::WindowSize;
 
-use self::outcome::Outcome;
-use self::plan::{Channels, TaskPlan};
 use self::request::RunRequest;
-use self::signals::{SignalError, Signals};
+use self::signals::SignalError;
 use self::spec::SpecError;
-use self::stdio::{StdioError, Streams};
-use self::stop::StopPolicy;
-use self::supervise::{SuperviseError, Task};
+use self::stdio::StdioError;
+use self::supervise::SuperviseError;
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
-use crate::image::{Images, PrepareError, Prepared};
-use crate::ledger::{self, HomeError, Ledger, LedgerError, NewTask, Process, StopCode, Used};
-use crate::microvm::{AgentConnection, ControlError, Host, Job, LaunchError, Start, launch};
-use crate::scratch::{self, ScratchError};
-use crate::template::Templates;
-use crate::terminal::{self, RawMode};
-use crate::timings::{Phase, Timings, TimingsError, TimingsFile};
+use crate::image::PrepareError;
+use crate::ledger::heartbeat::HeartbeatError;
+use crate::ledger::{HomeError, LedgerError};
+use crate::microvm::{ControlError, LaunchError};
+use crate::scratch::ScratchError;
+use crate::task::detach::DetachError;
+use crate::terminal;
+use crate::timings::{Timings, TimingsError, TimingsFile};
 
 /// How many digits of a task's id make its hostname.
 const HOSTNAME_DIGITS: usize = 12;
@@ -74,6 +70,18 @@ pub enum RunError {
     /// The ledger can't be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The task can't be detached.
+    #[error(transparent)]
+    Detach(#[from] DetachError),
+    /// There is no folder for the task.
+    #[error("The task's folder in taskrun's home can't be used")]
+    Folder(#[source] io::Error),
+    /// The task's log can't be written.
+    #[error("The task's log can't be written")]
+    Log(#[source] io::Error),
+    /// Nothing can tell that the task lives.
+    #[error(transparent)]
+    Heartbeat(#[from] HeartbeatError),
     /// There is no randomness for a task's id.
     #[error("A task's id can't be made from /dev/urandom")]
     Id(#[source] io::Error),
@@ -110,7 +118,7 @@ pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
             return EXIT_TASKRUN_FAILED;
         }
     };
-    let exit_code = execute(request, &mut timings).unwrap_or_else(|error| {
+    let exit_code = life::live(request, &mut timings).unwrap_or_else(|error| {
         errors::say(&errors::chain(&error));
         EXIT_TASKRUN_FAILED
     });
@@ -118,114 +126,6 @@ pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
         errors::say(&errors::chain(&error));
     }
     exit_code
-}
-
-/// The recipe.
-fn execute(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> {
-    let home = ledger::home::resolve()?;
-    let mut ledger = Ledger::open(&home)?;
-    let host = Host::open(request.image.kernel.as_deref())?;
-    let Prepared { image, rootfs } = Images::open()?.prepare(&request.image, timings)?;
-    let id = task_id(File::open("/dev/urandom")).map_err(RunError::Id)?;
-    let hostname = request.hostname.as_deref().or(id.get(..HOSTNAME_DIGITS)).unwrap_or(&id);
-    let stop = StopPolicy::new(spec::stop_signal(&image)?);
-    let scratch = request.disk.map(|size| scratch::create(&home, size)).transpose()?;
-    let plan = plan::plan(request, &rootfs, scratch, host.kvm());
-    let message = spec::task(&image, request, hostname, plan.root.clone(), request.terminal.then(window_size))?;
-
-    // From here on a signal is read, not died of: the row would stay without its end.
-    let signals = Signals::block()?;
-    ledger.admit(&NewTask {
-        id: id.clone(),
-        name: None,
-        image: image.reference.clone(),
-        cpu_units: request.cpu.units(),
-        memory_mib: request.memory.mib(),
-        storage_mib: request.disk.map_or(0, |size| size.bytes() / (1 << 20)),
-        labels: BTreeMap::new(),
-        detached: false,
-        supervisor: Process::own().map_err(RunError::Process)?,
-    })?;
-    ledger.image(&id, &image.digest.to_string())?;
-    timings.reach(Phase::Admitted);
-
-    let place = Place { host: &host, templates: &Templates::of(&home), signals: &signals };
-    let result = in_microvm(request, plan, message, stop, &place, timings);
-    let (exit_code, stop_code, reason) = match &result {
-        Ok(outcome) => (outcome.exit_code(), outcome.stop_code(), outcome.reason(request.memory)),
-        Err(error) => (EXIT_TASKRUN_FAILED, StopCode::TaskFailedToStart, errors::chain(error)),
-    };
-    let used = Used::default();
-    let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason, used };
-    // The command's result is known and stands, whatever becomes of its record.
-    if let Err(error) = ledger.finish(&id, &end) {
-        errors::say(&errors::chain(&error));
-    }
-    timings.reach(Phase::Finished);
-    if let Some(sentence) = result?.sentence(request.memory) {
-        errors::say(&sentence);
-    }
-    Ok(exit_code)
-}
-
-/// What a microVM needs of this process and its host.
-struct Place<'a> {
-    host: &'a Host,
-    templates: &'a Templates,
-    signals: &'a Signals,
-}
-
-/// The part of the recipe during which a VMM exists.
-fn in_microvm(
-    request: &RunRequest,
-    plan: TaskPlan,
-    message: HostMessage,
-    stop: StopPolicy,
-    place: &Place<'_>,
-    timings: &mut Timings,
-) -> Result<Outcome, RunError> {
-    let template = place.templates.choose(place.host, &plan.machine, &mut |text| note(request, text));
-    timings.reach(Phase::TemplateReady);
-    let (start, job) = match &template {
-        Some(template) => (Start::Restore(template.files()), Job::restored(message, plan.machine.slots())),
-        None => (Start::Boot, Job::booting(message)),
-    };
-    let launched = launch::launch(place.host, &plan.machine, start)?;
-    timings.reach(Phase::VmmStarted);
-    let mut vmm = launched.vmm;
-    let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
-    let mut streams = Streams::new()?;
-    streams.add_output("standard output", stdout, io::stdout())?;
-    if let Some(stderr) = stderr {
-        streams.add_output("standard error", stderr, io::stderr())?;
-    }
-    // The terminal is the caller's own until the command runs, so that Ctrl-C ends a task that is still starting.
-    let mut raw = None;
-    let raw_mode = &mut raw;
-    let on_start = Box::new(move |streams: &Streams| {
-        let Some(stdin) = stdin else { return Ok(()) };
-        if request.terminal {
-            *raw_mode = RawMode::enter(io::stdin()).inspect_err(|error| errors::say(&errors::chain(error))).ok();
-        }
-        streams.add_input(stdin, io::stdin())
-    });
-    let task = Task {
-        machine: &mut vmm,
-        agent: AgentConnection::new(control)?,
-        job,
-        signals: place.signals,
-        control: None,
-        streams,
-        on_start,
-        window: request.terminal.then_some(&window_size as &dyn Fn() -> WindowSize),
-        stop,
-        timeout: request.timeout,
-        stop_timeout: request.stop_timeout,
-        grace: supervise::GRACE,
-    };
-    let outcome = supervise::supervise(task, timings)?;
-    drop(raw);
-    Ok(outcome)
 }
 
 /// Tells who watches what takes long.
@@ -239,23 +139,4 @@ fn note(request: &RunRequest, text: &str) {
 fn window_size() -> WindowSize {
     let (stdout, stdin, stderr) = (io::stdout(), io::stdin(), io::stderr());
     terminal::window_size([stdout.as_fd(), stdin.as_fd(), stderr.as_fd()]).unwrap_or(terminal::DEFAULT_SIZE)
-}
-
-/// A new task's id: 128 random bits as 32 hexadecimal digits.
-fn task_id(random: io::Result<impl Read>) -> io::Result<String> {
-    let mut bytes = [0; 16];
-    random?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tasks_id_has_32_digits() {
-        assert_eq!(task_id(Ok([0_u8; 16].as_slice())).unwrap(), "0".repeat(32));
-        assert_eq!(task_id(Ok([0xab_u8; 20].as_slice())).unwrap(), "ab".repeat(16));
-        assert!(task_id(Ok([0_u8; 15].as_slice())).is_err());
-    }
 }

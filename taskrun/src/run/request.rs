@@ -1,5 +1,6 @@
 //! What to run: the command line after everything in it was checked and resolved against the caller.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::etc::Network;
 use crate::bytes::DiskSize;
 use crate::image::{ImageRequest, Transport};
 use crate::size::{Cpu, Memory};
+use crate::task::log::Limits;
 
 /// A task as its caller wants it. What is not said here is the image's to say.
 #[derive(Clone, Debug)]
@@ -53,6 +55,16 @@ pub struct RunRequest {
     pub stop_timeout: Duration,
     /// Where the time stamps are written.
     pub timings: Option<PathBuf>,
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// What the caller wants to find it by.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it runs on in the background.
+    pub detach: bool,
+    /// Whether nothing but its usage is kept when it has ended.
+    pub remove: bool,
+    /// How much of its output is kept when it is detached.
+    pub log: Limits,
 }
 
 #[cfg(test)]
@@ -79,6 +91,11 @@ impl RunRequest {
             timeout: None,
             stop_timeout: Duration::from_secs(30),
             timings: None,
+            name: None,
+            labels: BTreeMap::new(),
+            detach: false,
+            remove: false,
+            log: Limits::default(),
         })
     }
 }

@@ -132,13 +132,31 @@ impl Streams {
     /// How many bytes of output were written.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.outputs.iter().map(|output| output.bytes.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        self.counter().bytes()
+    }
+
+    /// Counts them also when the streams are gone.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        Counter(self.outputs.clone())
     }
 
     /// Readable after an output has ended, until [`Self::outputs_ended`] looks.
     #[must_use]
     pub fn event(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
+    }
+}
+
+/// Counts the bytes of a task's outputs.
+#[derive(Clone, Debug)]
+pub struct Counter(Vec<Arc<Progress>>);
+
+impl Counter {
+    /// How many were written.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|output| output.bytes.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 

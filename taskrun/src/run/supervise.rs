@@ -287,6 +287,7 @@ impl<M: Machine> Supervisor<'_, M> {
         match step {
             Step::Send(signal) => self.tell(HostMessage::Signal(signal)),
             Step::Stop(signal) => {
+                self.timings.reach(Phase::StopRequested);
                 self.hurry = true;
                 self.deadlines.stop = after(self.stop_timeout);
                 self.tell(HostMessage::Signal(signal));

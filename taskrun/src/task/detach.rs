@@ -87,6 +87,12 @@ fn end(mut supervisor: Child) -> Result<u8, DetachError> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::errors::EXIT_TASKRUN_FAILED))
 }
 
+/// Whether this process was started to supervise a detached task.
+#[must_use]
+pub fn is_supervisor() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
 /// A supervisor's way to say that the task runs.
 #[derive(Debug)]
 pub struct Report(File);

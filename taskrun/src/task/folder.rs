@@ -12,8 +12,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// The folder of all tasks in taskrun's home.
-pub const TASKS: &str = "tasks";
+use crate::ledger::TASKS_FOLDER;
 
 /// The folder of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ impl TaskFolder {
     /// The folder of the task with this id, which may not be there.
     #[must_use]
     pub fn of(home: &Path, id: &str) -> Self {
-        Self(home.join(TASKS).join(id))
+        Self(home.join(TASKS_FOLDER).join(id))
     }
 
     /// Makes it, open to its owner alone: what a task writes is nobody else's business.

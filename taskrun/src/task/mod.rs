@@ -5,10 +5,13 @@
 //!
 //! # Layout
 //! - [`detach`]: tasks in the background. [`control`]: how they are asked to stop, and their end is noticed.
-//! - [`log`]: what they write. [`format`]: how they are printed through a template.
+//! - [`log`]: what they write. [`view`]: how they are printed, [`format`]: through a template.
+//! - [`commands`]: `ps`, `inspect`, `logs`, `wait`, `stop`, `kill`, `rm`.
 
+pub mod commands;
 pub mod control;
 pub mod detach;
 pub mod folder;
 pub mod format;
 pub mod log;
+pub mod view;
