@@ -37,7 +37,7 @@ pub fn logs(args: &LogsArgs, out: &mut impl Write, err: &mut impl Write) -> Resu
     let Some(watch) = watch else { return Ok(0) };
     loop {
         let ended = watch.wait().map_err(failed)?;
-        while let Some(entry) = reader.next().map_err(failed)? {
+        while let Some(entry) = reader.read().map_err(failed)? {
             if let Flow::Stop = printed(printer.print(&entry), failed)? {
                 return Ok(0);
             }
@@ -73,7 +73,7 @@ impl<O: Write, E: Write> Printer<'_, O, E> {
     /// Prints what is there, at most the last lines that are wanted.
     fn last_lines(&mut self, reader: &mut Reader) -> io::Result<()> {
         let mut kept: VecDeque<Entry> = VecDeque::new();
-        while let Some(entry) = reader.next()? {
+        while let Some(entry) = reader.read()? {
             match self.args.tail.0 {
                 None => self.print(&entry)?,
                 Some(0) => {}

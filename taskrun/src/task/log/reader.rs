@@ -30,7 +30,7 @@ impl Reader {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn read(&mut self) -> io::Result<Option<Entry>> {
         loop {
             if let Some(line) = self.next_line()? {
                 if let Ok(entry) = serde_json::from_slice(&line) {
@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     fn texts(reader: &mut Reader) -> Vec<String> {
-        std::iter::from_fn(|| reader.next().unwrap()).map(|entry| entry.log).collect()
+        std::iter::from_fn(|| reader.read().unwrap()).map(|entry| entry.log).collect()
     }
 
     #[test]
     fn a_growing_log_is_followed_through_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let mut reader = Reader::new(folder.path());
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), None);
         let log = Arc::new(Mutex::new(Log::create(folder.path(), Limits { file: 600, files: 3 }).unwrap()));
         let mut out = LogStream::new(&log, Stream::Stdout);
         let mut seen = Vec::new();
@@ -113,10 +113,10 @@ mod tests {
         let (start, end) = line.split_at(20);
         fs::write(&file, format!("nonsense\n{start}")).unwrap();
         let mut reader = Reader::new(folder.path());
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), None);
         fs::write(&file, format!("nonsense\n{start}{end}\n")).unwrap();
-        let entry = reader.next().unwrap().unwrap();
+        let entry = reader.read().unwrap().unwrap();
         assert_eq!((entry.log.as_str(), entry.stream), ("a\n", Stream::Stderr));
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), None);
     }
 }
