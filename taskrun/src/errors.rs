@@ -12,11 +12,22 @@ pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(without_number(&cause.to_string()));
+        let text = cause.to_string();
+        if !repeats(&text, &line) {
+            line.push_str(": ");
+            line.push_str(without_number(&text));
+        }
         source = cause.source();
     }
     line
+}
+
+/// Whether a cause is SQLite's number with the words that were said already.
+fn repeats(cause: &str, line: &str) -> bool {
+    cause
+        .strip_prefix("Error code ")
+        .and_then(|rest| rest.split_once(": "))
+        .is_some_and(|(_, words)| line.ends_with(words))
 }
 
 /// The operating system's words without the error's number, which Rust puts behind them.

@@ -52,10 +52,12 @@ pub enum LedgerError {
     #[error("The time since the host's boot can't be read")]
     Clock(#[source] io::Error),
     /// A task can't be written down.
-    #[error("The task {id} can't be entered in the ledger")]
+    #[error("The task {id} can't be entered in the ledger {path}, so it is not run", path = .path.display())]
     Admit {
         /// The task.
         id: String,
+        /// The ledger.
+        path: PathBuf,
         /// SQLite's reason.
         #[source]
         source: rusqlite::Error,

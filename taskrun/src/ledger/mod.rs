@@ -34,7 +34,7 @@ pub mod status;
 mod verify;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -61,6 +61,7 @@ pub const TASKS_FOLDER: &str = "tasks";
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
+    path: PathBuf,
     rules: Rules,
 }
 
@@ -74,7 +75,7 @@ impl Ledger {
     pub fn open(home: &Path) -> Result<Self, LedgerError> {
         let rules = Config::load(home)?.billing.rules();
         home::create(home).map_err(|source| LedgerError::Directory { path: home.into(), source })?;
-        schema::open(home).map(|connection| Self { connection, rules })
+        schema::open(home).map(|connection| Self { connection, path: home.join(FILE_NAME), rules })
     }
 
     /// Opens the ledger in the directory `home` if there is one, and makes nothing.
@@ -97,7 +98,7 @@ impl Ledger {
 
     fn admit_at(&mut self, task: &NewTask, now: Moment) -> Result<Admission, LedgerError> {
         let admitted = changes::admit(&mut self.connection, task, self.rules, now);
-        match admitted.map_err(|source| LedgerError::Admit { id: task.id.clone(), source })? {
+        match admitted.map_err(|source| LedgerError::Admit { id: task.id.clone(), path: self.path.clone(), source })? {
             Admitted::Yes => Ok(Admission { created_at: now.wall }),
             Admitted::NameTaken(id) => Err(LedgerError::NameTaken { name: task.name.clone().unwrap_or_default(), id }),
         }

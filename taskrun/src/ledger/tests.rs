@@ -2,6 +2,7 @@
 
 mod many;
 mod migration;
+mod properties;
 mod settling;
 mod verifying;
 
