@@ -8,14 +8,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use taskrun::cli::args::{Command, RunArgs};
 use taskrun::cli::image_args::PullArgs;
-use taskrun::cli::usage_args::{UsageArgs, UsageCommand};
+use taskrun::cli::usage_args::{MetricsArgs, UsageArgs, UsageCommand};
 use taskrun::cli::{self, resolve};
 use taskrun::ledger::home;
 use taskrun::run::request::RunRequest;
 use taskrun::task::commands;
 use taskrun::task::detach::{self, Started};
 use taskrun::timings::Timings;
-use taskrun::{doctor, errors, image, run, template, usage};
+use taskrun::{doctor, errors, image, metrics, run, template, usage};
 
 /// The exit code of a failed command that runs no task.
 const EXIT_FAILED: u8 = 1;
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Ok(Command::Kill(args)) => or_say(commands::kill(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
         Ok(Command::Rm(args)) => or_say(commands::rm(&args, &mut io::stdout()).map_err(Into::into), EXIT_FAILED),
         Ok(Command::Usage(args)) => or_say(print_usage(&args), EXIT_FAILED),
+        Ok(Command::Metrics(args)) => or_say(print_metrics(&args), EXIT_FAILED),
         Ok(Command::Doctor(args)) => {
             let kernel = resolve::kernel(args.kernel, &|name: &OsStr| env::var_os(name));
             or_say(
@@ -92,6 +93,11 @@ fn print_usage(args: &UsageArgs) -> anyhow::Result<u8> {
         Some(UsageCommand::Verify) => Ok(if usage::verify(&home, &mut out)? { 0 } else { EXIT_FAILED }),
         None => Ok(usage::run(&home, &args.query(), &mut out).map(|()| 0)?),
     }
+}
+
+fn print_metrics(args: &MetricsArgs) -> anyhow::Result<u8> {
+    metrics::run(&home::resolve()?, args.textfile.as_deref(), &mut io::stdout().lock())?;
+    Ok(0)
 }
 
 /// The exit code; that of a failure after the failure was told.

@@ -13,7 +13,7 @@ use super::image_args::{ImageCommand, PullArgs, RegistryArgs};
 use super::mounts;
 use super::task_args::{self, InspectArgs, KillArgs, LogOption, LogsArgs, PsArgs, RmArgs, StopArgs, WaitArgs};
 use super::template_args::TemplateCommand;
-use super::usage_args::UsageArgs;
+use super::usage_args::{MetricsArgs, UsageArgs};
 use crate::bytes::DiskSize;
 use crate::image::{PullPolicy, Transport};
 use crate::size::{Cpu, Memory};
@@ -26,7 +26,7 @@ use crate::size::{Cpu, Memory};
 #[command(override_usage = "taskrun run [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
                             taskrun [OPTIONS] IMAGE [COMMAND [ARG]...]\n       \
                             taskrun ps | inspect | logs | wait | stop | kill | rm\n       \
-                            taskrun pull | image | template | usage | doctor")]
+                            taskrun pull | image | template | usage | metrics | doctor")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -62,6 +62,8 @@ pub enum Command {
     Rm(RmArgs),
     /// Print what the tasks of this user have used
     Usage(UsageArgs),
+    /// Print the ledger for Prometheus
+    Metrics(MetricsArgs),
     /// Say what this host can do, line by line, with a remedy for what it can't
     Doctor(DoctorArgs),
 }

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 pub const RUN: &str = "run";
 
 /// First words that are not the short form: the subcommands, and the options of `taskrun` itself.
-const NOT_SHORT: [&str; 18] = [
+const NOT_SHORT: [&str; 19] = [
     RUN,
     "ps",
     "inspect",
@@ -19,6 +19,7 @@ const NOT_SHORT: [&str; 18] = [
     "image",
     "template",
     "usage",
+    "metrics",
     "doctor",
     "help",
     "-h",
