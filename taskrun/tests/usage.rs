@@ -1,5 +1,6 @@
 //! `taskrun usage` and `taskrun metrics` as their users meet them: the program, on a ledger that this test has filled. No KVM is
 //! needed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "the tests' own tools")]
 
 use std::collections::BTreeMap;
 use std::fs;
