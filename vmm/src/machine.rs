@@ -10,7 +10,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
-use vmm_sys_util::eventfd::EventFd;
 
 use self::build::Descriptors;
 use self::save::Save;
@@ -26,6 +25,7 @@ use crate::arch::{BootError, CpuError};
 use crate::cmdline::CommandLineError;
 use crate::config::ConfigError;
 use crate::control::{self, ControlError, VmmEvent};
+use crate::devices::seed::SeedPorts;
 use crate::devices::virtio::blk::LayoutError;
 use crate::devices::virtio::mmio::RestoreError;
 use crate::devices::virtio::slot::Slot;
@@ -108,7 +108,10 @@ pub fn serve(control: BorrowedFd<'_>) -> Option<EndReason> {
 fn run(control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
     let (config, descriptors) = control::receive_config(control)?;
     config.validate(descriptors.len())?;
-    let machine = build::build(&config, Descriptors::new(descriptors))?;
+    let own = control.try_clone_to_owned()?;
+    // A runtime that is gone need not be told.
+    let seed_ports = SeedPorts::new(move || drop(control::send_event(own.as_fd(), &VmmEvent::Seeded)));
+    let machine = build::build(&config, Descriptors::new(descriptors), seed_ports)?;
     // The place for the jail: everything is open, nothing of the guest has run, and there is only this thread.
     control::send_event(control, &VmmEvent::Running)?;
     let running = machine.start()?;
@@ -123,8 +126,6 @@ struct Machine {
     vm: Vm,
     slots: Vec<Slot>,
     vcpus: Vec<Vcpu>,
-    /// Becomes readable when the guest has read its randomness.
-    seeded: EventFd,
     /// Where it is saved when it is ready, if it is to be.
     save: Option<Save>,
 }
@@ -134,8 +135,8 @@ impl Machine {
         let ending = Arc::clone(&self.ending);
         let devices = DeviceThread::spawn(&self.slots, move |reason| ending.end(reason))?;
         let vcpus = mem::take(&mut self.vcpus).into_iter().map(Vcpu::start).collect::<Result<_, _>>()?;
-        let Self { ending, vm, slots, seeded, save, .. } = self;
-        Ok(RunningMachine { ending, vm, slots, vcpus, devices, seeded, save })
+        let Self { ending, vm, slots, save, .. } = self;
+        Ok(RunningMachine { ending, vm, slots, vcpus, devices, save })
     }
 }
 
@@ -147,7 +148,6 @@ struct RunningMachine {
     slots: Vec<Slot>,
     vcpus: Vec<RunningVcpu>,
     devices: DeviceThread,
-    seeded: EventFd,
     save: Option<Save>,
 }
 
@@ -155,7 +155,7 @@ impl RunningMachine {
     /// Waits for the end of the guest, and until its devices have finished. `None` when the runtime is gone first.
     fn wait(self, control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
         let ending = Arc::clone(&self.ending);
-        if !wait_for(ending.as_fd(), Some(&self.seeded), control)? {
+        if !wait_for(ending.as_fd(), control)? {
             // The process is about to end, threads and all; nothing of the machine need be waited for.
             mem::forget(self);
             return Ok(None);
@@ -168,7 +168,7 @@ impl RunningMachine {
             reason
         };
         let finish = thread::Builder::new().name("finish".into()).spawn(finish)?;
-        if !wait_for(finished.as_fd(), None, control)? {
+        if !wait_for(finished.as_fd(), control)? {
             return Ok(None);
         }
         // It has only to return. A panic in it ends the process.
@@ -197,35 +197,21 @@ impl RunningMachine {
     }
 }
 
-/// Waits until `event` is readable or at its end, and passes on meanwhile that the guest is seeded. `false` when the runtime
-/// is gone first.
-fn wait_for(event: BorrowedFd<'_>, seeded: Option<&EventFd>, control: BorrowedFd<'_>) -> Result<bool, MachineError> {
-    let seeded_fd = seeded.map(descriptor);
+/// Waits until `event` is readable or at its end. `false` when the runtime is gone first.
+fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<bool, MachineError> {
     loop {
-        let mut fds = vec![PollFd::new(control, PollFlags::POLLIN), PollFd::new(event, PollFlags::POLLIN)];
-        fds.extend(seeded_fd.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let mut fds = [PollFd::new(control, PollFlags::POLLIN), PollFd::new(event, PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result.map_err(io::Error::from)?,
         };
-        let is_ready = |place: usize| fds.get(place).and_then(PollFd::any).unwrap_or(false);
-        let (runtime, event) = (is_ready(0), is_ready(1));
+        let [runtime, event] = fds.map(|fd| fd.any().unwrap_or(false));
         // Nothing is expected from the runtime after the description; what comes all the same is thrown away.
         if runtime && !matches!(read(control, &mut [0; 1]), Ok(1) | Err(Errno::EINTR)) {
             return Ok(false);
-        }
-        // Also when the guest has ended meanwhile: the end is the last message.
-        if seeded.is_some_and(|seeded| seeded.read().is_ok()) {
-            control::send_event(control, &VmmEvent::Seeded)?;
         }
         if event {
             return Ok(true);
         }
     }
-}
-
-#[expect(unsafe_code, reason = "EventFd does not implement AsFd")]
-fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as `event`, which the result borrows.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

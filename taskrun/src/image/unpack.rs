@@ -244,11 +244,10 @@ impl<M: Machine> Watch<'_, M> {
                 result => result.map_err(|error| UnpackError::Wait(error.into()))?,
             };
             let [agent, machine] = descriptors.map(|descriptor| descriptor.any().unwrap_or(true));
-            // Before the agent, which greets after the machine said that the guest has its randomness.
+            // All of it before the agent, which greets after the machine said that the guest has its randomness.
             if machine && machine_open {
                 machine_open = self.read_machine()?;
-            }
-            if agent && self.agent.is_open() {
+            } else if agent && self.agent.is_open() {
                 self.read_agent()?;
             }
         }

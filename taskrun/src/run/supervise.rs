@@ -234,9 +234,9 @@ impl<M: Machine> Supervisor<'_, M> {
         }
         let ready = sources.into_iter().zip(&descriptors).filter(|(_, fd)| fd.any().unwrap_or(true));
         let mut ready: Vec<_> = ready.map(|(source, _)| source).collect();
-        // That the guest has its randomness is said before the agent greets, so it is to be heard before too.
-        if self.session.stage() == Stage::Connecting {
-            ready.sort_by_key(|source| *source == Source::Agent);
+        // That the guest has its randomness is said before the agent greets, so all that the machine has said is heard before.
+        if self.session.stage() == Stage::Connecting && ready.contains(&Source::Machine) {
+            ready.retain(|source| *source != Source::Agent);
         }
         Ok(ready)
     }

@@ -41,15 +41,24 @@ const BALLOON_SLOT: u8 = 7;
 const _: () = assert!(IMAGE_SLOT as usize == SLOTS - 2 && BALLOON_SLOT as usize == SLOTS - 1);
 
 /// Builds the machine.
-pub(super) fn build(config: &VmConfig, descriptors: Descriptors) -> Result<Machine, MachineError> {
+pub(super) fn build(
+    config: &VmConfig,
+    descriptors: Descriptors,
+    seed_ports: SeedPorts,
+) -> Result<Machine, MachineError> {
     match &config.start {
-        Start::Boot(start) => boot(config, start, descriptors),
-        Start::Restore(files) => restore(config, *files, descriptors),
+        Start::Boot(start) => boot(config, start, descriptors, seed_ports),
+        Start::Restore(files) => restore(config, *files, descriptors, seed_ports),
     }
 }
 
 /// A machine whose kernel boots.
-fn boot(config: &VmConfig, start: &Boot, mut descriptors: Descriptors) -> Result<Machine, MachineError> {
+fn boot(
+    config: &VmConfig,
+    start: &Boot,
+    mut descriptors: Descriptors,
+    seed_ports: SeedPorts,
+) -> Result<Machine, MachineError> {
     let memory = memory::map(descriptors.take(start.memory)?, config.memory_mib)?;
     let mut vm = Vm::new(descriptors.take(config.kvm)?, memory)?;
     let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
@@ -59,12 +68,12 @@ fn boot(config: &VmConfig, start: &Boot, mut descriptors: Descriptors) -> Result
     let devices = devices(config, window, &mut vm, processors.address_bits(), &mut descriptors)?;
     let memory = vm.memory().clone();
 
-    let (ending, seeded) = (Arc::new(Ending::new()?), EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
+    let ending = Arc::new(Ending::new()?);
     add_ports(&mut vm, &ending)?;
     if start.save.is_some() {
         vm.add_ports(ready::PORT, ready::LENGTH, ReadyPort::new(Arc::clone(&ending)))?;
     } else {
-        vm.add_ports(seed::BASE, seed::LENGTH, SeedPorts::new(seeded.try_clone()?))?;
+        vm.add_ports(seed::BASE, seed::LENGTH, seed_ports)?;
     }
     if let Some(console) = config.console {
         let line = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
@@ -100,11 +109,16 @@ fn boot(config: &VmConfig, start: &Boot, mut descriptors: Descriptors) -> Result
         let image = window.map(|_| IMAGE_SLOT);
         Ok(Save { state, memory, slots: [VSOCK_SLOT].into_iter().chain(image).chain([BALLOON_SLOT]).collect() })
     });
-    Ok(Machine { ending, vm, slots, vcpus, seeded, save: save.transpose()? })
+    Ok(Machine { ending, vm, slots, vcpus, save: save.transpose()? })
 }
 
 /// A machine that goes on where another was saved. The order is that of `boot`, with the saved state in the kernel's place.
-fn restore(config: &VmConfig, files: TemplateFiles, mut descriptors: Descriptors) -> Result<Machine, MachineError> {
+fn restore(
+    config: &VmConfig,
+    files: TemplateFiles,
+    mut descriptors: Descriptors,
+    seed_ports: SeedPorts,
+) -> Result<Machine, MachineError> {
     let state = template::read(&descriptors.take(files.state)?.into())?;
     state.matches(config)?;
     let memory = File::from(descriptors.take(files.memory)?);
@@ -119,9 +133,9 @@ fn restore(config: &VmConfig, files: TemplateFiles, mut descriptors: Descriptors
     let devices = devices(config, window, &mut vm, address_bits, &mut descriptors)?;
     let memory = vm.memory().clone();
 
-    let (ending, seeded) = (Arc::new(Ending::new()?), EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
+    let ending = Arc::new(Ending::new()?);
     add_ports(&mut vm, &ending)?;
-    vm.add_ports(seed::BASE, seed::LENGTH, SeedPorts::new(seeded.try_clone()?))?;
+    vm.add_ports(seed::BASE, seed::LENGTH, seed_ports)?;
     let slots = connect(&mut vm, devices, SLOTS)?;
     for saved in &state.devices {
         let slot = match saved.slot {
@@ -143,7 +157,7 @@ fn restore(config: &VmConfig, files: TemplateFiles, mut descriptors: Descriptors
     let deprivileged = deprivileged::is_deprivileged();
     let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged };
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
-    Ok(Machine { ending, vm, slots, vcpus, seeded, save: None })
+    Ok(Machine { ending, vm, slots, vcpus, save: None })
 }
 
 /// The ports that every machine has.
