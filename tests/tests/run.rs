@@ -214,6 +214,10 @@ fn each_run_leaves_a_row_in_the_ledger() -> Result<()> {
     assert!(field("digest").as_str().is_some_and(|digest| digest.starts_with("sha256:")));
     let table = first.again(["usage"]).output().expect_code(0).text();
     assert!(table.contains("busybox") && table.contains("60"), "{table}");
+    let verified = first.again(["usage", "verify"]).output().expect_code(0).text();
+    assert!(verified.contains("agrees") && verified.contains("2 tasks"), "{verified}");
+    let metrics = first.again(["metrics"]).output().expect_code(0).text();
+    assert!(metrics.contains("\ntaskrun_tasks_started_total 2\n"), "{metrics}");
     Ok(())
 }
 

@@ -29,6 +29,24 @@ pub enum LedgerError {
         #[source]
         source: rusqlite::Error,
     },
+    /// Its directory can't be written.
+    #[error("The directory {path} of the ledger can't be written; set TASKRUN_HOME to one that can", path = .path.display())]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room for it.
+    #[error("The file system of the ledger {path} is full: make room, or set TASKRUN_HOME to another place", path = .path.display())]
+    Full {
+        /// The ledger.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// The lock file beside the ledger can't be used.
     #[error("The ledger's lock {path} can't be taken", path = .path.display())]
     Lock {

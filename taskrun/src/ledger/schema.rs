@@ -4,6 +4,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access, geteuid};
 use rusqlite::Connection;
 use sqlite::OpenError;
 
@@ -12,6 +14,9 @@ use super::{FILE_NAME, LedgerError};
 /// How long a change waits for those of other processes: for so many times so long.
 const BUSY_TRIES: i32 = 30_000;
 const BUSY_DELAY: Duration = Duration::from_millis(2);
+
+/// The bytes that SQLite needs for what it keeps beside the file (its shared memory), roughly.
+const LEAST_ROOM: u64 = 128 << 10;
 
 /// How long opening waits.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,14 +32,28 @@ pub(super) fn open(home: &Path) -> Result<Connection, LedgerError> {
     let path = home.join(FILE_NAME);
     let lock = home.join(LOCK_NAME);
     let mut connection = sqlite::open(&path, &lock, &MIGRATIONS, BUSY_TIMEOUT).map_err(|error| match error {
-        OpenError::Database(source) => LedgerError::Open { path: path.clone(), source },
+        OpenError::Database(source) => explained(home, source),
         OpenError::Lock(source) => LedgerError::Lock { path: lock.clone(), source },
         OpenError::Newer { found, known } => LedgerError::Newer { path: path.clone(), found, known },
     })?;
     let waits = connection.busy_handler(Some(wait));
-    waits.map_err(|source| LedgerError::Open { path: path.clone(), source })?;
-    set_durable(&connection, true).map_err(|source| LedgerError::Open { path, source })?;
+    waits.map_err(|source| explained(home, source))?;
+    set_durable(&connection, true).map_err(|source| explained(home, source))?;
     Ok(connection)
+}
+
+/// Why the ledger can't be opened. SQLite's own words for a directory that can't be written and a disk that is full are
+/// "unable to open database file" and "disk I/O error".
+fn explained(home: &Path, source: rusqlite::Error) -> LedgerError {
+    let path = home.join(FILE_NAME);
+    if let Err(error) = access(home, AccessFlags::W_OK) {
+        return LedgerError::NotWritable { path: home.to_owned(), source: error.into() };
+    }
+    let is_full = statvfs(home).is_ok_and(|state| {
+        let left = if geteuid().is_root() { state.blocks_free() } else { state.blocks_available() };
+        left.saturating_mul(state.fragment_size()) < LEAST_ROOM
+    });
+    if is_full { LedgerError::Full { path, source } } else { LedgerError::Open { path, source } }
 }
 
 /// Waits for another process's change. SQLite's own waiting sleeps longer and longer, so that among many that write, who
