@@ -2,6 +2,8 @@
 //! needed.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "the tests' own tools")]
 
+#![expect(clippy::unwrap_used, reason = "tests may stop at the first thing that is wrong")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
