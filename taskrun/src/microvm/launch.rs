@@ -53,6 +53,9 @@ pub enum LaunchError {
     /// Descriptors can't be kept from the VMM.
     #[error("The open files of this process can't be kept from the VMM")]
     Seal(#[source] io::Error),
+    /// There is nowhere to write messages to.
+    #[error("The VMM's messages can't be written")]
+    Messages(#[source] io::Error),
     /// The VMM did not take its configuration.
     #[error("The VMM did not take its configuration")]
     Config(#[source] ControlError),
@@ -65,6 +68,8 @@ pub struct Host {
     kernel: File,
     initramfs: File,
     installation: Installation,
+    /// Where VMMs say what they have to say, instead of standard error.
+    messages: Option<File>,
 }
 
 impl Host {
@@ -76,7 +81,13 @@ impl Host {
         let installation = Installation::locate(kernel)?;
         let (kvm, kernel, initramfs) = (kvm::open()?, installation.open_kernel()?, installation.open_initramfs()?);
         installation.check_vmm()?;
-        Ok(Self { kvm, kernel, initramfs, installation })
+        Ok(Self { kvm, kernel, initramfs, installation, messages: None })
+    }
+
+    /// VMMs that are started from now on write their messages, and the logs of guests' kernels, to this file instead of
+    /// standard error.
+    pub fn write_messages_to(&mut self, file: File) {
+        self.messages = Some(file);
     }
 
     /// `/dev/kvm`.
@@ -228,7 +239,7 @@ pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, La
             Start::Save(files) => config::Start::Boot(given.boot(host, &memory, Some(files))),
             Start::Restore(files) => config::Start::Restore(given.template(files)),
         },
-        console: plan.console.then(|| given.add(stderr.as_fd())),
+        console: plan.console.then(|| given.add(host.messages.as_ref().map_or(stderr.as_fd(), AsFd::as_fd))),
         blocks: blocks(&plan.disks, &mut given),
         pmems: plan
             .pmems
@@ -242,7 +253,7 @@ pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, La
             .map(|(port, end)| ChannelConfig { port: *port, stream: given.add(end.as_fd()) })
             .collect(),
     };
-    let vmm = Vmm::spawn(&host.installation)?;
+    let vmm = Vmm::spawn(&host.installation, host.messages.as_ref())?;
     control::send_config(vmm.control.as_fd(), &config, &given.descriptors).map_err(LaunchError::Config)?;
     Ok(Launched { vmm, channels })
 }
@@ -299,14 +310,15 @@ impl<'a> Given<'a> {
 }
 
 impl Vmm {
-    fn spawn(installation: &Installation) -> Result<Self, LaunchError> {
+    fn spawn(installation: &Installation, messages: Option<&File>) -> Result<Self, LaunchError> {
+        let messages = messages.map(File::try_clone).transpose().map_err(LaunchError::Messages)?;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|error| LaunchError::Socket(error.into()))?;
         seal_descriptors().map_err(|error| LaunchError::Seal(error.into()))?;
         let process = Command::new(&installation.vmm)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(messages.map_or_else(Stdio::inherit, Stdio::from))
             .env_clear()
             .envs(env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OWN_VARIABLES)))
             .current_dir("/")
@@ -390,7 +402,7 @@ mod tests {
 
     fn spawn(vmm: &Path) -> Result<Vmm, LaunchError> {
         let nowhere = || "/no/such/file".into();
-        Vmm::spawn(&Installation { vmm: vmm.to_owned(), kernel: nowhere(), initramfs: nowhere() })
+        Vmm::spawn(&Installation { vmm: vmm.to_owned(), kernel: nowhere(), initramfs: nowhere() }, None)
     }
 
     /// One test, since no other may fork while the script is being written.

@@ -22,7 +22,7 @@ use super::stop::StopPolicy;
 use super::{HOSTNAME_DIGITS, RunError, plan, spec, window_size};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
 use crate::image::{Images, Prepared};
-use crate::ledger::{self, Heartbeat, Ledger, NewTask, Process, Stamp, Status, StopCode, Used};
+use crate::ledger::{self, DesiredStatus, Heartbeat, Ledger, NewTask, Process, Stamp, Status, StopCode, Used};
 use crate::microvm::Host;
 use crate::scratch;
 use crate::task::control::Control;
@@ -38,12 +38,12 @@ pub(super) fn live(request: &RunRequest, timings: &mut Timings) -> Result<u8, Ru
     let home = ledger::home::resolve()?;
     let mut ledger = Ledger::open(&home)?;
     ledger.settle(&home.join(ledger::TASKS_FOLDER))?;
-    let host = Host::open(request.image.kernel.as_deref())?;
+    let mut host = Host::open(request.image.kernel.as_deref())?;
     let mut life = Life::begin(request, &home, ledger, report)?;
     timings.reach(Phase::Admitted);
 
     let cpu_before = cpu_of_children();
-    let result = life.run(request, &home, &host, timings);
+    let result = life.run(request, &home, &mut host, timings);
     timings.quiet();
     let cpu_ns = cpu_of_children().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
     let used = Used { cpu_ns, bytes_out: result.as_ref().ok().map(|ended| ended.bytes_out), ..Used::default() };
@@ -106,9 +106,13 @@ impl Life {
         &mut self,
         request: &RunRequest,
         home: &Path,
-        host: &Host,
+        host: &mut Host,
         timings: &mut Timings,
     ) -> Result<Ended, RunError> {
+        if request.detach {
+            // Whoever reads the caller's messages to their end must not wait for the VMM's.
+            host.write_messages_to(self.folder.open_messages().map_err(RunError::Folder)?);
+        }
         self.ledger.borrow_mut().reach(&self.id, Stamp::PullStarted)?;
         let Prepared { image, rootfs } = Images::open()?.prepare(&request.image, timings)?;
         self.ledger.borrow_mut().image(&self.id, &image.digest.to_string())?;
@@ -146,20 +150,29 @@ impl Life {
             Ok(outcome) => (outcome.exit_code(), outcome.stop_code(), outcome.reason(request.memory)),
             Err(error) => (EXIT_TASKRUN_FAILED, StopCode::TaskFailedToStart, errors::chain(error)),
         };
-        let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason, used };
         let Self { id, ledger, folder, control, heartbeat, report: _ } = self;
         let mut ledger = ledger.borrow_mut();
+        let asked = ledger.find(&id).is_ok_and(|record| record.desired_status == DesiredStatus::Stopped);
+        let stop_code = match stop_code {
+            StopCode::EssentialContainerExited if asked => StopCode::UserInitiated,
+            stop_code => stop_code,
+        };
+        let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason, used };
         // The command's result is known and stands, whatever becomes of its record.
-        let mut finished = ledger.finish(&id, &end).map(drop);
+        let mut finished = ledger.finish(&id, &end);
+        let ran = finished.as_ref().is_ok_and(|record| record.stamps.started_at.is_some());
         if request.remove {
-            finished = finished.and_then(|()| ledger.remove(&id));
+            finished = finished.and_then(|record| ledger.remove(&id).map(|()| record));
         }
         if let Err(error) = finished {
             errors::say(&errors::chain(&error));
         }
         drop((heartbeat, control));
-        // In the foreground there is no log to keep.
-        if request.remove || !request.detach {
+        if request.detach && !ran {
+            folder.tell_messages();
+        }
+        // In the foreground, or where no command ran, there is no log to keep.
+        if request.remove || !request.detach || !ran {
             let _ = folder.remove();
         }
     }

@@ -257,6 +257,7 @@ impl<M: Machine> Supervisor<'_, M> {
                 Request::Signal(signal) => {
                     self.tell(HostMessage::Signal(signal));
                     if signal == KILL {
+                        self.hurry = true;
                         self.begin_grace();
                     }
                 }

@@ -15,10 +15,11 @@ use std::env;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::unistd::{dup2_stderr, getppid, setsid};
 
@@ -64,8 +65,11 @@ pub fn start() -> Result<Started, DetachError> {
     let (report, write) = io::pipe().map_err(DetachError::Spawn)?;
     let inherit = fcntl(&write, FcntlArg::F_SETFD(FdFlag::empty()));
     inherit.map_err(|error| DetachError::Spawn(error.into()))?;
+    let mut arguments = env::args_os();
     let supervisor = Command::new("/proc/self/exe")
-        .args(env::args_os().skip(1))
+        // In lists of processes it has the caller's name.
+        .arg0(arguments.next().unwrap_or_else(|| "taskrun".into()))
+        .args(arguments)
         .env(VARIABLE, format!("{}:{}", write.as_raw_fd(), std::process::id()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -82,7 +86,7 @@ pub fn start() -> Result<Started, DetachError> {
 
 fn end(mut supervisor: Child) -> Result<u8, DetachError> {
     let status = supervisor.wait().map_err(DetachError::Wait)?;
-    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    let signal = status.signal();
     let code = status.code().or(signal.map(|signal| signal.saturating_add(128)));
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::errors::EXIT_TASKRUN_FAILED))
 }
@@ -108,6 +112,8 @@ impl Report {
         let parsed = parsed.and_then(|(fd, caller)| Some((fd.parse::<RawFd>().ok()?, caller.parse::<i32>().ok()?)));
         let refused = || DetachError::Variable(value.to_string_lossy().into_owned());
         let (fd, caller) = parsed.filter(|(fd, _)| *fd > 2).ok_or_else(refused)?;
+        // Its program was `exe` for the kernel. It is not worth failing for.
+        let _ = set_name(c"taskrun");
         set_pdeathsig(Signal::SIGTERM).map_err(|error| DetachError::Leave(error.into()))?;
         if getppid().as_raw() != caller {
             return Err(DetachError::Orphan);
@@ -122,7 +128,7 @@ impl Report {
     /// [`DetachError::Leave`].
     pub fn started(mut self, id: &str, folder: &TaskFolder) -> Result<(), DetachError> {
         let leave = |report: &mut File| {
-            let messages = File::options().create(true).append(true).open(folder.supervisor())?;
+            let messages = folder.open_messages()?;
             set_pdeathsig(None)?;
             setsid()?;
             report.write_all(format!("{id}\n").as_bytes())?;

@@ -7,12 +7,15 @@
 //!          supervisor     what the supervisor of a detached task had to say
 //! ```
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::ledger::TASKS_FOLDER;
+
+/// The file for messages.
+const MESSAGES: &str = "supervisor";
 
 /// The folder of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +50,20 @@ impl TaskFolder {
         self.0.join("heartbeat")
     }
 
-    /// What a detached supervisor has to say.
-    #[must_use]
-    pub fn supervisor(&self) -> PathBuf {
-        self.0.join("supervisor")
+    /// Opens the file for what a detached supervisor, and its VMM, have to say.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open_messages(&self) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.0.join(MESSAGES))
+    }
+
+    /// Tells the caller what was said there.
+    pub fn tell_messages(&self) {
+        if let Ok(mut messages) = File::open(self.0.join(MESSAGES)) {
+            // A copy for convenience: what matters was told.
+            let _ = io::copy(&mut messages, &mut io::stderr());
+        }
     }
 
     /// Removes it with all that is in it; one that isn't there is as good as removed.

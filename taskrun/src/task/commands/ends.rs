@@ -1,14 +1,20 @@
 //! Ending tasks, and waiting for their end: `wait`, `stop`, `kill`, `rm`.
 
 use std::io::Write;
+use std::thread;
+use std::time::Duration;
 
 use super::{CommandError, Tasks};
 use crate::cli::task_args::{KillArgs, RmArgs, StopArgs, WaitArgs};
-use crate::ledger::{DesiredStatus, Record, TASKS_FOLDER};
+use crate::errors;
+use crate::ledger::{DesiredStatus, Filter, LedgerError, Record, TASKS_FOLDER};
 use crate::task::control::{Connection, Request};
 
 /// SIGKILL.
 const KILL: i32 = 9;
+
+/// How long a supervisor that was killed is at most on its way out before it is looked at again.
+const DYING: Duration = Duration::from_millis(20);
 
 /// `taskrun wait`: waits for the end of each task and prints its exit code. Gives the exit code.
 ///
@@ -36,12 +42,18 @@ pub fn stop(args: &StopArgs, out: &mut impl Write) -> Result<u8, CommandError> {
     // All are asked before one is waited for.
     let mut exit_code = tasks.each(&args.tasks, |tasks, record| {
         tasks.ask(&record, &Request::Stop { timeout })?;
-        asked.push(record.id);
+        asked.push(record);
         Ok(())
     });
-    exit_code |= tasks.each(&asked, |tasks, record| tasks.wait_for_end(record).map(drop));
-    for name in &args.tasks {
-        writeln!(out, "{name}")?;
+    for record in asked {
+        let name = called(&record);
+        match tasks.wait_for_end(record) {
+            Ok(_) => writeln!(out, "{name}")?,
+            Err(error) => {
+                errors::say(&errors::chain(&error));
+                exit_code = 1;
+            }
+        }
     }
     Ok(exit_code)
 }
@@ -54,9 +66,9 @@ pub fn kill(args: &KillArgs, out: &mut impl Write) -> Result<u8, CommandError> {
     let mut tasks = Tasks::open()?;
     Ok(tasks.each(&args.tasks, |tasks, record| {
         if !tasks.ask(&record, &Request::Signal(args.signal))? {
-            return Err(CommandError::NotRunning(record.name.unwrap_or(record.id)));
+            return Err(CommandError::NotRunning(called(&record)));
         }
-        Ok(writeln!(out, "{}", record.name.unwrap_or(record.id))?)
+        Ok(writeln!(out, "{}", called(&record))?)
     }))
 }
 
@@ -72,11 +84,16 @@ pub fn rm(args: &RmArgs, out: &mut impl Write) -> Result<u8, CommandError> {
             record = tasks.wait_for_end(record)?;
         }
         if record.end.is_none() {
-            return Err(CommandError::Running(record.name.unwrap_or(record.id)));
+            return Err(CommandError::Running(called(&record)));
         }
         tasks.remove(&record)?;
-        Ok(writeln!(out, "{}", record.name.unwrap_or(record.id))?)
+        Ok(writeln!(out, "{}", called(&record))?)
     }))
+}
+
+/// What a user calls it.
+fn called(record: &Record) -> String {
+    record.name.as_ref().unwrap_or(&record.id).clone()
 }
 
 impl Tasks {
@@ -86,7 +103,11 @@ impl Tasks {
             return Ok(false);
         }
         if matches!(request, Request::Stop { .. } | Request::Signal(KILL)) {
-            self.ledger.desire(&record.id, DesiredStatus::Stopped)?;
+            match self.ledger.desire(&record.id, DesiredStatus::Stopped) {
+                // It ended meanwhile.
+                Err(LedgerError::NotOpen { .. }) => return Ok(false),
+                result => result?,
+            }
         }
         let failed = |source| CommandError::Supervisor { task: record.id.clone(), source };
         match Connection::open(self.folder(record).path()).map_err(failed)? {
@@ -96,16 +117,31 @@ impl Tasks {
     }
 
     /// Waits until a task has its end in the ledger. Gives it.
-    fn wait_for_end(&mut self, record: Record) -> Result<Record, CommandError> {
-        let failed = |source| CommandError::Supervisor { task: record.id.clone(), source };
-        if record.end.is_none()
-            && let Some(connection) = Connection::open(self.folder(&record).path()).map_err(failed)?
-        {
-            connection.wait_for_end(None).map_err(failed)?;
+    fn wait_for_end(&mut self, mut record: Record) -> Result<Record, CommandError> {
+        while record.end.is_none() {
+            let failed = |source| CommandError::Supervisor { task: record.id.clone(), source };
+            if let Some(connection) = Connection::open(self.folder(&record).path()).map_err(failed)? {
+                connection.wait_for_end(None).map_err(failed)?;
+            }
+            // A supervisor that was killed has entered nothing, and its connections end before the process does.
+            self.ledger.settle(&self.home.join(TASKS_FOLDER))?;
+            record = self.again(&record.id)?;
+            if record.end.is_none() {
+                thread::sleep(DYING);
+            }
         }
-        // A supervisor that was killed has entered nothing.
-        self.ledger.settle(&self.home.join(TASKS_FOLDER))?;
-        Ok(self.ledger.find(&record.id)?)
+        Ok(record)
+    }
+
+    /// A task as it is in the ledger now, also when it was removed at its end.
+    fn again(&self, id: &str) -> Result<Record, CommandError> {
+        match self.ledger.find(id) {
+            Err(LedgerError::NotFound(id)) => {
+                let found = self.ledger.list(&Filter::everything())?.into_iter().find(|record| record.id == id);
+                found.ok_or(CommandError::Ledger(LedgerError::NotFound(id)))
+            }
+            found => Ok(found?),
+        }
     }
 
     /// Removes a task that has ended.

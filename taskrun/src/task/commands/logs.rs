@@ -28,7 +28,11 @@ pub fn logs(args: &LogsArgs, out: &mut impl Write, err: &mut impl Write) -> Resu
     let failed = |source| CommandError::Log { task: record.id.clone(), source };
     let mut printer = Printer { args, out, err };
     // Before the first look at the log, so that nothing comes between it and the waiting.
-    let watch = args.follow.then(|| Watch::new(folder.path())).transpose().map_err(failed)?;
+    let watch = match args.follow.then(|| Watch::new(folder.path())).transpose() {
+        // A task that was removed, or never ran, has nothing more to say.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        watch => watch.map_err(failed)?,
+    };
     let mut reader = Reader::new(folder.path());
     match printed(printer.last_lines(&mut reader), failed)? {
         Flow::Stop => return Ok(0),
