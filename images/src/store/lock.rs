@@ -41,7 +41,10 @@ impl Exclusive {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     waiting();
-                    uninterrupted(|| file.lock())?;
+                    // Shared: who completes the file goes on to use it under another name, perhaps for long, and lets
+                    // others use it too.
+                    uninterrupted(|| file.lock_shared())?;
+                    continue;
                 }
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(TryLockError::Error(error)) => return Err(error),

@@ -107,6 +107,24 @@ fn threads_build_once() {
     assert_eq!(built.into_inner(), 1);
 }
 
+/// Not until whoever built it has used it to the end.
+#[test]
+fn who_waits_for_a_build_waits_until_it_is_complete() {
+    let (_temp, store) = store();
+    let BuildRootfs::Build(build) = store.build_rootfs(&key("a"), &mut || {}).unwrap() else { panic!("not built") };
+    let (waits, waiting) = std::sync::mpsc::channel();
+    let other = Store::open(store.root()).unwrap();
+    let waiter = std::thread::spawn(move || {
+        let present = other.build_rootfs(&key("a"), &mut || waits.send(()).unwrap()).unwrap();
+        assert!(matches!(present, BuildRootfs::Present(_)));
+    });
+    waiting.recv().unwrap();
+    build.output().write_all_at(b"x", 0).unwrap();
+    let used = build.commit(1, None).unwrap();
+    waiter.join().unwrap();
+    drop(used);
+}
+
 #[test]
 fn one_that_was_cut_short_is_not_handed_out() {
     let (_temp, store) = store();
