@@ -1,7 +1,6 @@
 //! `taskrun usage` and `taskrun metrics` as their users meet them: the program, on a ledger that this test has filled. No KVM is
 //! needed.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "the tests' own tools")]
-
 #![expect(clippy::unwrap_used, reason = "tests may stop at the first thing that is wrong")]
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - [`task`]: starts taskrun, feeds it, collects what it says, and then checks that nothing is left.
+//! - [`home`]: tasks in the background, which outlive the calls that started them.
 //! - [`leftovers`]: processes, mounts, cgroups and files that a task must not leave.
 //! - [`layer`], [`image`]: layers and images made in memory, hostile ones among them.
 //! - [`terminal`]: a person at a pseudo-terminal.
@@ -13,6 +14,7 @@
 //! - [`place`]: where binaries and fixtures are.
 
 pub mod hard;
+pub mod home;
 pub mod image;
 pub mod layer;
 pub mod leftovers;
