@@ -5,6 +5,7 @@
 //! - [`run`]: a task from its image to its exit code. [`size`]: a task's CPU and memory. [`timings`]: when a task got
 //!   where. [`terminal`]: the caller's terminal.
 //! - [`install`], [`kvm`]: what a task needs of this host. [`doctor`]: whether it is there.
+//! - [`task`]: tasks in the background, and the commands that look after them. [`template`]: what tasks start from.
 //! - [`ledger`]: what tasks were allocated. [`usage`] and [`metrics`]: the ledger, printed.
 //! - [`errors`]: how errors reach the user.
 

@@ -141,12 +141,15 @@ pub struct RunArgs {
     #[arg(short, long, help_heading = "Streams")]
     pub tty: bool,
 
-    /// vCPUs: 0.25 to 16
+    /// vCPUs (0.25 to 16), or cpu units (256 to 16384)
     #[arg(long, value_name = "VCPUS", default_value = "0.25", allow_negative_numbers = true, help_heading = "Size")]
     pub cpu: Cpu,
     /// Memory of the microVM in MiB, or with a unit: 512, 1GB
     #[arg(long, value_name = "SIZE", default_value = "512", allow_negative_numbers = true, help_heading = "Size")]
     pub memory: Memory,
+    /// Only take sizes that AWS Fargate has
+    #[arg(long, help_heading = "Size")]
+    pub strict_sizes: bool,
 
     /// Run the task in the background and print its id
     #[arg(short, long, conflicts_with = "interactive", help_heading = "Life")]

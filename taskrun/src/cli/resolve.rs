@@ -11,6 +11,7 @@ use super::image_args::{PullArgs, RegistryArgs};
 use crate::image::{ImageRequest, PullPolicy};
 use crate::run::etc::Network;
 use crate::run::request::RunRequest;
+use crate::size::{self, SizeError};
 use crate::task::log::Limits;
 
 /// The variable that names a guest kernel where `--kernel` does not.
@@ -22,6 +23,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Why a command line that clap accepted makes no task.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
+    /// Fargate has no such size.
+    #[error(transparent)]
+    Size(#[from] SizeError),
     /// The image's name is wrong.
     #[error(transparent)]
     Reference(#[from] images::reference::ReferenceError),
@@ -69,6 +73,9 @@ where
 {
     if args.tty && args.interactive && !caller.stdin_is_terminal {
         return Err(ResolveError::NotATerminal);
+    }
+    if args.strict_sizes {
+        size::strict(args.cpu, args.memory)?;
     }
     if let Some(workdir) = args.workdir.as_ref().filter(|workdir| !workdir.as_bytes().starts_with(b"/")) {
         return Err(ResolveError::RelativeWorkdir(workdir.clone()));
@@ -161,6 +168,14 @@ mod tests {
         assert!(matches!(resolve(&["-it", "oci:x"], false), Err(ResolveError::NotATerminal)));
         assert!(resolve(&["-t", "oci:x"], false).is_ok());
         assert!(resolve(&["-it", "oci:x"], true).is_ok());
+    }
+
+    #[test]
+    fn strict_sizes_are_checked_only_when_asked_for() {
+        assert!(resolve(&["--cpu", "256", "--memory", "3GB", "oci:x"], false).is_ok());
+        let strict = |memory| resolve(&["--strict-sizes", "--cpu", "256", "--memory", memory, "oci:x"], false);
+        assert!(strict("2GB").is_ok());
+        assert!(matches!(strict("3GB"), Err(ResolveError::Size(_))));
     }
 
     #[test]
