@@ -33,7 +33,7 @@ skip() {
 
 # tests NAME WHERE COMMAND...: runs test binaries and counts their results.
 tests() {
-  local name=$1 where=$2 log=${work:?}/log start=$SECONDS status=0 note='' passed failed ignored
+  local name=$1 where=$2 log=${work:?}/log start=$SECONDS status=0 note='' flaky passed failed ignored
   shift 2
   "$@" 2>&1 | tee "$log" || status=$?
   read -r passed failed ignored < <(awk '
@@ -42,6 +42,8 @@ tests() {
   if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
     failed=1 note="ended with status $status"
   fi
+  flaky=$(sed -n 's/^flaky: //p' "$log" | paste -sd ' ')
+  [ -z "$flaky" ] || note+="passed at the second try: $flaky"
   row "$name" "$where" "$passed" "$failed" "$ignored" "$((SECONDS - start)) s" "$note"
 }
 
