@@ -7,14 +7,13 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::save::Save;
 use super::{Machine, MachineError};
 use crate::arch::{self, VcpuState};
 use crate::cmdline::CommandLine;
-use crate::config::{BlockConfig, Boot, FdIndex, SLOTS, Start, TemplateFiles, VmConfig, image_window};
+use crate::config::{BlockConfig, Boot, FdIndex, SLOTS, Start, TemplateFiles, VmConfig};
 use crate::deprivileged;
 use crate::devices::clock::{self, ClockPorts};
 use crate::devices::exit::{self, ExitPorts};
@@ -36,9 +35,8 @@ use crate::vm::{Vm, VmError};
 
 /// The slots of the devices that every guest has, where it is a template or comes from one, which holds their state.
 const VSOCK_SLOT: u8 = 0;
-const IMAGE_SLOT: u8 = 6;
 const BALLOON_SLOT: u8 = 7;
-const _: () = assert!(IMAGE_SLOT as usize == SLOTS - 2 && BALLOON_SLOT as usize == SLOTS - 1);
+const _: () = assert!(BALLOON_SLOT as usize == SLOTS - 1);
 
 /// Builds the machine.
 pub(super) fn build(
@@ -62,10 +60,7 @@ fn boot(
     let memory = memory::map(descriptors.take(start.memory)?, config.memory_mib)?;
     let mut vm = Vm::new(descriptors.take(config.kvm)?, memory)?;
     let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
-    // Where persistent memory can't be had, a template has none.
-    let window = start.save.is_some() && vm.kvm().check_extension(Cap::ReadonlyMem);
-    let window = window.then(|| image_window(config.memory_mib));
-    let devices = devices(config, window, &mut vm, processors.address_bits(), &mut descriptors)?;
+    let devices = devices(config, &mut vm, processors.address_bits(), &mut descriptors)?;
     let memory = vm.memory().clone();
 
     let ending = Arc::new(Ending::new()?);
@@ -81,7 +76,7 @@ fn boot(
         let console = File::from(descriptors.take(console)?);
         vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
     }
-    let windows = if start.save.is_some() { SLOTS } else { devices.count() };
+    let windows = if start.save.is_some() { SLOTS } else { devices.len() };
     let slots = connect(&mut vm, devices, windows)?;
 
     let deprivileged = deprivileged::is_deprivileged();
@@ -106,8 +101,7 @@ fn boot(
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
     let save = start.save.map(|files| -> Result<Save, MachineError> {
         let (state, memory) = (descriptors.take(files.state)?.into(), descriptors.take(files.memory)?.into());
-        let image = window.map(|_| IMAGE_SLOT);
-        Ok(Save { state, memory, slots: [VSOCK_SLOT].into_iter().chain(image).chain([BALLOON_SLOT]).collect() })
+        Ok(Save { state, memory, slots: vec![VSOCK_SLOT, BALLOON_SLOT] })
     });
     Ok(Machine { ending, vm, slots, vcpus, save: save.transpose()? })
 }
@@ -128,9 +122,7 @@ fn restore(
         return Err(TemplateError::Host.into());
     }
     let address_bits = state.vcpus.first().map_or(0, VcpuState::address_bits);
-    let window = state.devices.iter().any(|device| device.slot == IMAGE_SLOT);
-    let window = window.then(|| image_window(config.memory_mib));
-    let devices = devices(config, window, &mut vm, address_bits, &mut descriptors)?;
+    let devices = devices(config, &mut vm, address_bits, &mut descriptors)?;
     let memory = vm.memory().clone();
 
     let ending = Arc::new(Ending::new()?);
@@ -140,7 +132,6 @@ fn restore(
     for saved in &state.devices {
         let slot = match saved.slot {
             VSOCK_SLOT => slots.first(),
-            IMAGE_SLOT => slots.iter().nth_back(1),
             BALLOON_SLOT => slots.last(),
             _ => None,
         };
@@ -167,72 +158,46 @@ fn add_ports(vm: &mut Vm, ending: &Arc<Ending>) -> Result<(), MachineError> {
     Ok(vm.add_ports(clock::BASE, clock::LENGTH, ClockPorts::default())?)
 }
 
-/// A machine's virtio devices.
-struct Devices {
-    /// Those in the first windows: vsock, the block devices, persistent memory.
-    first: Vec<Box<dyn VirtioDevice>>,
-    /// Those in the last windows: the persistent memory that a template has, and the balloon.
-    last: Vec<Box<dyn VirtioDevice>>,
-}
-
-impl Devices {
-    fn count(&self) -> usize {
-        self.first.len().saturating_add(self.last.len())
-    }
-}
-
-/// The devices, with `window` bytes of persistent memory in the template's place. Persistent memory goes behind the memory.
+/// The virtio devices in the order of their slots: vsock, the block devices, then persistent memory, which goes behind the
+/// memory, and the balloon.
 fn devices(
     config: &VmConfig,
-    window: Option<u64>,
     vm: &mut Vm,
     address_bits: u8,
     descriptors: &mut Descriptors,
-) -> Result<Devices, MachineError> {
+) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
     let channels = config
         .channels
         .iter()
         .map(|channel| Ok(Channel { port: channel.port, stream: descriptors.take(channel.stream)? }));
     let channels = channels.collect::<Result<Vec<_>, MachineError>>()?;
-    let mut first: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
     let mut block_files = BTreeMap::new();
     for block in &config.blocks {
         let extents = extents(block, descriptors, &mut block_files)?;
-        first.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
+        devices.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
     }
     let mut files = Files::behind(vm.memory(), address_bits);
-    let mut last: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    let mut pmems = config.pmems.as_slice();
-    if let Some(length) = window {
-        let file = match pmems.split_first() {
-            Some((pmem, others)) if pmem.length <= length => {
-                pmems = others;
-                Some((File::from(descriptors.take(pmem.file)?), pmem.length))
-            }
-            _ => None,
-        };
-        last.push(Box::new(Pmem::new(files.place_window(length, file)?, length)));
-    }
-    for pmem in pmems {
+    for pmem in &config.pmems {
         let file = File::from(descriptors.take(pmem.file)?);
         let start = files.place(&pmem.id, file, pmem.length)?;
-        first.push(Box::new(Pmem::new(start, pmem.length)));
+        devices.push(Box::new(Pmem::new(start, pmem.length)));
     }
     vm.add_files(files.finish()?)?;
-    last.push(Box::new(Balloon::default()));
-    Ok(Devices { first, last })
+    devices.push(Box::new(Balloon::default()));
+    Ok(devices)
 }
 
-/// Puts the devices into the first and the last of so many windows, and leaves those between empty.
-fn connect(vm: &mut Vm, devices: Devices, windows: usize) -> Result<Vec<Slot>, MachineError> {
+/// Puts the last device into the last of so many windows, the others into the first ones, and leaves those between empty.
+fn connect(vm: &mut Vm, devices: Vec<Box<dyn VirtioDevice>>, windows: usize) -> Result<Vec<Slot>, MachineError> {
     let memory = vm.memory().clone();
-    let (first, last) = (devices.first.len(), windows.saturating_sub(devices.last.len()));
-    let all = devices.first.into_iter().chain(devices.last);
-    let slots = all.map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    for (window, slot) in (0..first).chain(last..windows).zip(&slots) {
+    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
+    let last = windows.saturating_sub(1);
+    let others = slots.len().saturating_sub(1);
+    for (window, slot) in (0..others).chain([last]).zip(&slots) {
         vm.add_slot(window, slot)?;
     }
-    (first..last).try_for_each(|window| vm.add_placeholder(window))?;
+    (others..last).try_for_each(|window| vm.add_placeholder(window))?;
     Ok(slots)
 }
 
