@@ -40,10 +40,9 @@ pub fn is_deprivileged() -> bool {
 ///
 /// `clearcpuid` takes features from the kernel whose instructions the emulator lacks (masking them in CPUID does not
 /// reach the guest on such a KVM). `xsave` stays: see [`complete`]. `noreplace-smp` and `rodata=off` spare a kernel whose
-/// every instruction is emulated the patching of its own code and the splitting of its own pages. Free memory goes back to the
-/// host in blocks of 2 MiB only: each report costs it milliseconds.
+/// every instruction is emulated the patching of its own code and the splitting of its own pages.
 #[must_use]
 pub fn command_line() -> &'static str {
-    "taskrun.deprivileged mitigations=off noreplace-smp rodata=off page_reporting.page_reporting_order=9 \
+    "taskrun.deprivileged mitigations=off noreplace-smp rodata=off \
      clearcpuid=cx16,popcnt,smap,smep,rdrand,rdseed,erms,fsrm,rdpid,abm,xsaveopt,xsavec,xsaves,xgetbv1,pku,ospke"
 }
