@@ -35,10 +35,8 @@ pub struct CommandLine<'a> {
 /// What every guest gets. A reset is the way out of a kernel that panics without our exit device; there is no timer against
 /// which the TSC would have to be watched, and no device that could not reach all memory. When a guest touches memory that the
 /// host has yet to read, KVM would have it run something else meanwhile; a guest from a template touches such memory all the
-/// time, the host has it at hand, and the switch costs more than the wait. Free memory is reported from 64 KiB on: in blocks of
-/// 2 MiB, Linux's own choice, a guest that frees many small files keeps all of it, and one with less than 64 MiB free doesn't
-/// report at all.
-const BASE: &str = "reboot=k panic=-1 tsc=reliable swiotlb=noforce no-kvmapf page_reporting.page_reporting_order=4";
+/// time, the host has it at hand, and the switch costs more than the wait.
+const BASE: &str = "reboot=k panic=-1 tsc=reliable swiotlb=noforce no-kvmapf";
 
 impl CommandLine<'_> {
     /// Composes the words.

@@ -22,7 +22,6 @@ use crate::devices::ready::{self, ReadyPort};
 use crate::devices::seed::{self, SeedPorts};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::{Block, Extent};
 use crate::devices::virtio::pmem::Pmem;
 use crate::devices::virtio::slot::Slot;
@@ -33,10 +32,8 @@ use crate::template::{self, TemplateError};
 use crate::vcpu::{Shared, Vcpu};
 use crate::vm::{Vm, VmError};
 
-/// The slots of the devices that every guest has, where it is a template or comes from one, which holds their state.
-const VSOCK_SLOT: u8 = 0;
-const BALLOON_SLOT: u8 = 7;
-const _: () = assert!(BALLOON_SLOT as usize == SLOTS - 1);
+/// The slots of the devices that every guest has and that a template holds: vsock.
+const FIXED_SLOTS: [u8; 1] = [0];
 
 /// Builds the machine.
 pub(super) fn build(
@@ -76,8 +73,12 @@ fn boot(
         let console = File::from(descriptors.take(console)?);
         vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
     }
-    let windows = if start.save.is_some() { SLOTS } else { devices.len() };
-    let slots = connect(&mut vm, devices, windows)?;
+    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
+    for (index, slot) in slots.iter().enumerate() {
+        vm.add_slot(index, slot)?;
+    }
+    let windows = if start.save.is_some() { SLOTS } else { slots.len() };
+    (slots.len()..windows).try_for_each(|index| vm.add_placeholder(index))?;
 
     let deprivileged = deprivileged::is_deprivileged();
     let command_line = CommandLine {
@@ -101,7 +102,7 @@ fn boot(
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
     let save = start.save.map(|files| -> Result<Save, MachineError> {
         let (state, memory) = (descriptors.take(files.state)?.into(), descriptors.take(files.memory)?.into());
-        Ok(Save { state, memory, slots: vec![VSOCK_SLOT, BALLOON_SLOT] })
+        Ok(Save { state, memory, slots: FIXED_SLOTS.into() })
     });
     Ok(Machine { ending, vm, slots, vcpus, save: save.transpose()? })
 }
@@ -128,13 +129,13 @@ fn restore(
     let ending = Arc::new(Ending::new()?);
     add_ports(&mut vm, &ending)?;
     vm.add_ports(seed::BASE, seed::LENGTH, seed_ports)?;
-    let slots = connect(&mut vm, devices, SLOTS)?;
+    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
+    for (index, slot) in slots.iter().enumerate() {
+        vm.add_slot(index, slot)?;
+    }
+    (slots.len()..SLOTS).try_for_each(|index| vm.add_placeholder(index))?;
     for saved in &state.devices {
-        let slot = match saved.slot {
-            VSOCK_SLOT => slots.first(),
-            BALLOON_SLOT => slots.last(),
-            _ => None,
-        };
+        let slot = FIXED_SLOTS.contains(&saved.slot).then(|| slots.get(usize::from(saved.slot))).flatten();
         slot.ok_or(VmError::NoSlot(saved.slot.into()))?.restore(&saved.transport)?;
     }
 
@@ -159,7 +160,7 @@ fn add_ports(vm: &mut Vm, ending: &Arc<Ending>) -> Result<(), MachineError> {
 }
 
 /// The virtio devices in the order of their slots: vsock, the block devices, then persistent memory, which goes behind the
-/// memory, and the balloon.
+/// memory.
 fn devices(
     config: &VmConfig,
     vm: &mut Vm,
@@ -184,21 +185,7 @@ fn devices(
         devices.push(Box::new(Pmem::new(start, pmem.length)));
     }
     vm.add_files(files.finish()?)?;
-    devices.push(Box::new(Balloon::default()));
     Ok(devices)
-}
-
-/// Puts the last device into the last of so many windows, the others into the first ones, and leaves those between empty.
-fn connect(vm: &mut Vm, devices: Vec<Box<dyn VirtioDevice>>, windows: usize) -> Result<Vec<Slot>, MachineError> {
-    let memory = vm.memory().clone();
-    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    let last = windows.saturating_sub(1);
-    let others = slots.len().saturating_sub(1);
-    for (window, slot) in (0..others).chain([last]).zip(&slots) {
-        vm.add_slot(window, slot)?;
-    }
-    (others..last).try_for_each(|window| vm.add_placeholder(window))?;
-    Ok(slots)
 }
 
 /// The extents of a block device; `files` are those that have been taken for this or an earlier one.
