@@ -174,8 +174,8 @@ fn timings_name_each_phase_in_order() -> Result<()> {
     // Only the first task of an image unpacks it, and that may be this one; one that boots has no template.
     let names: Vec<_> = names.filter(|name| !name.contains("unpack") && *name != "template-ready").collect();
     let expected = [
-        "image-opened",
         "admitted",
+        "image-opened",
         "vmm-started",
         "guest-running",
         "agent-ready",
