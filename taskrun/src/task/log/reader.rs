@@ -32,22 +32,16 @@ impl Reader {
     /// Those of the file system.
     pub fn read(&mut self) -> io::Result<Option<Entry>> {
         loop {
-            if let Some(line) = self.next_line()? {
-                if let Ok(entry) = serde_json::from_slice(&line) {
-                    return Ok(Some(entry));
-                }
-                continue;
+            if let Some(entry) = self.next_entry()? {
+                return Ok(Some(entry));
             }
             let current = self.file.as_ref().map(|(number, _)| *number);
             let later =
                 numbers(&self.folder)?.into_iter().find(|number| current.is_none_or(|current| *number > current));
             let Some(later) = later else { return Ok(None) };
             // The file may have grown between the last look at it and the beginning of the next.
-            if let Some(line) = self.next_line()? {
-                if let Ok(entry) = serde_json::from_slice(&line) {
-                    return Ok(Some(entry));
-                }
-                continue;
+            if let Some(entry) = self.next_entry()? {
+                return Ok(Some(entry));
             }
             match File::open(path(&self.folder, later)) {
                 Ok(file) => self.file = Some((later, BufReader::new(file))),
@@ -57,6 +51,16 @@ impl Reader {
             }
             self.line.clear();
         }
+    }
+
+    /// The next line of the current file that is one of a log.
+    fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+        while let Some(line) = self.next_line()? {
+            if let Ok(entry) = serde_json::from_slice(&line) {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// A whole line of the current file.
