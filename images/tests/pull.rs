@@ -224,7 +224,8 @@ fn two_pulls_at_once_download_each_blob_once() {
         let (first, other) = (first.join().unwrap(), other.join().unwrap());
         assert_eq!(first.image.manifest, other.image.manifest);
     });
-    assert_eq!(second.events.waited.lock().unwrap().len(), 1);
+    // It may come to the others before they are there as well.
+    assert!(!second.events.waited.lock().unwrap().is_empty());
     let mut paths: Vec<String> = proxy.requests("/blobs/").into_iter().map(|request| request.path).collect();
     // The one that was held up came in two requests, by the same pull.
     assert_eq!(paths.len(), 5);
