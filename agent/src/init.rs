@@ -104,6 +104,7 @@ fn serve() -> Result<(), InitError> {
 fn become_a_tasks_own() -> Result<(), RenewalError> {
     let Some(ports) = Ports::open(Path::new(PORTS)).map_err(RenewalError::Ports)? else { return Ok(()) };
     if ports.will_be_saved().map_err(RenewalError::Ports)? {
+        slots::wait_for_pmem();
         sys::touch_own_memory();
     }
     ports.ready().map_err(RenewalError::Ports)?;

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
 
 /// Where drivers are bound.
 const BIND: &str = "/sys/bus/platform/drivers/virtio-mmio/bind";
@@ -34,13 +33,15 @@ pub fn bind(slots: &[u8]) -> Result<(), SlotError> {
             || fs::OpenOptions::new().write(true).open(BIND)?.write_all(format!("virtio-mmio.{slot}").as_bytes());
         bind().map_err(|source| SlotError { slot, source })?;
     }
-    wait_for_pmem(Path::new(PMEM_BUSES));
+    if !slots.is_empty() {
+        wait_for_pmem();
+    }
     Ok(())
 }
 
 /// Waits until persistent memory is probed. Whether that succeeded, the mount of it will tell.
-fn wait_for_pmem(buses: &Path) {
-    let Ok(devices) = fs::read_dir(buses) else { return };
+pub fn wait_for_pmem() {
+    let Ok(devices) = fs::read_dir(PMEM_BUSES) else { return };
     for bus in devices.flatten().filter(|device| device.file_name().as_encoded_bytes().starts_with(b"ndbus")) {
         let _ = fs::read(bus.path().join("wait_probe"));
     }

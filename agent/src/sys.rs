@@ -260,6 +260,17 @@ pub fn reseed_generator(generator: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(generator.as_raw_fd(), RNDRESEEDCRNG) }.into()).map(drop)
 }
 
+/// Has the kernel forget what it has read of a block device.
+///
+/// # Errors
+/// Those of `BLKFLSBUF`.
+pub fn forget_cached(device: BorrowedFd<'_>) -> io::Result<()> {
+    /// `_IO(0x12, 97)`
+    const BLKFLSBUF: libc::Ioctl = 0x1261;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) }.into()).map(drop)
+}
+
 /// Has all of this program's pages in memory and mapped, so that no guest that starts from this one faults for them again.
 pub fn touch_own_memory() {
     // SAFETY: the calls change where pages are and nothing in them. Without memory to lock, the faults come later.

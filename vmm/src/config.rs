@@ -140,6 +140,18 @@ pub const SLOTS: usize = 8;
 /// The most block devices and persistent memories together of a guest that was restored.
 pub const MAX_TEMPLATE_DEVICES: usize = SLOTS - 2;
 
+/// The most that [`image_window`] is, in bytes.
+const MAX_IMAGE_WINDOW: u64 = 4 << 30;
+
+/// How long the persistent memory of a guest that becomes a template is, in bytes. A guest from the template finds its first
+/// persistent memory there if that is no longer: its kernel knows the pages already, so that it is as quick with a large image as
+/// with a small one. What the kernel keeps of the pages takes a 32nd of the memory.
+#[must_use]
+pub const fn image_window(memory_mib: u32) -> u64 {
+    let wanted = (memory_mib as u64) << 21;
+    if wanted < MAX_IMAGE_WINDOW { wanted } else { MAX_IMAGE_WINDOW }
+}
+
 /// The most persistent memories.
 pub const MAX_PMEMS: usize = 4;
 

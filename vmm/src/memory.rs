@@ -11,9 +11,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionCollectionError,
@@ -73,6 +74,9 @@ pub enum MemoryError {
         #[source]
         source: MmapRegionError,
     },
+    /// The window for an image can't be mapped.
+    #[error("The window for an image can't be mapped")]
+    MapWindow(#[source] io::Error),
     /// The mappings are in each other's way.
     #[error("Persistent memory can't be placed")]
     Place(#[from] GuestRegionCollectionError),
@@ -182,7 +186,43 @@ impl Files {
         }
         let too_short = || MemoryError::TooShort { id: id.into(), expected: length, actual: metadata.len() };
         let size = usize::try_from(length).ok().filter(|_| metadata.len() >= length).ok_or_else(too_short)?;
+        let start = self.reserve(id, length)?;
+        let offset = Some(FileOffset::new(file, 0));
+        let mapping = MmapRegion::build(offset, size, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        let mapping = mapping.map_err(|source| MemoryError::MapFile { id: id.into(), source })?;
+        self.add(id, start, mapping)
+    }
 
+    /// Has a range of `length` bytes that holds the first bytes of a file, if there is one, and zeros behind them. Says where the
+    /// guest finds it.
+    ///
+    /// # Errors
+    /// As [`Self::place`]; also when the file's part is longer than the range.
+    pub fn place_window(&mut self, length: u64, file: Option<(File, u64)>) -> Result<GuestAddress, MemoryError> {
+        let id = "window";
+        let failed = |source: io::Error| MemoryError::MapWindow(source);
+        let size = usize::try_from(length).map_err(|_| failed(Errno::EOVERFLOW.into()))?;
+        let start = self.reserve(id, length)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let mapping = MmapRegion::build(None, size, libc::PROT_READ, flags);
+        let mapping = mapping.map_err(|source| MemoryError::MapFile { id: id.into(), source })?;
+        if let Some((file, part)) = file {
+            let metadata = file.metadata().map_err(MemoryError::Size)?;
+            if !metadata.is_file() {
+                return Err(MemoryError::NotRegular(id.into()));
+            }
+            if metadata.len() < part || part > length {
+                let actual = metadata.len().min(length);
+                return Err(MemoryError::TooShort { id: id.into(), expected: part, actual });
+            }
+            let part = Part { place: 0, length: part, offset: 0 };
+            map_over(&mapping, &file, part, libc::PROT_READ, libc::MAP_SHARED).map_err(failed)?;
+        }
+        self.add(id, start, mapping)
+    }
+
+    /// The next free range of so many bytes.
+    fn reserve(&mut self, id: &str, length: u64) -> Result<u64, MemoryError> {
         let too_far = |end| MemoryError::TooFar { id: id.into(), end, bits: self.address_bits };
         let start = self.next.checked_next_multiple_of(layout::FILE_ALIGNMENT).ok_or_else(|| too_far(u64::MAX))?;
         let end = start.checked_add(length).ok_or_else(|| too_far(u64::MAX))?;
@@ -190,12 +230,13 @@ impl Files {
         if last.checked_shr(self.address_bits.into()).unwrap_or(0) > 0 {
             return Err(too_far(end));
         }
-        let offset = Some(FileOffset::new(file, 0));
-        let mapping = MmapRegion::build(offset, size, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
-        let mapping = mapping.map_err(|source| MemoryError::MapFile { id: id.into(), source })?;
-        let region = GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(|| too_far(u64::MAX))?;
-        self.regions.push(region);
         self.next = end;
+        Ok(start)
+    }
+
+    fn add(&mut self, id: &str, start: u64, mapping: MmapRegion) -> Result<GuestAddress, MemoryError> {
+        let too_far = || MemoryError::TooFar { id: id.into(), end: u64::MAX, bits: self.address_bits };
+        self.regions.push(GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(too_far)?);
         Ok(GuestAddress(start))
     }
 
@@ -209,6 +250,39 @@ impl Files {
         }
         Ok(GuestMemoryMmap::from_regions(self.regions)?)
     }
+}
+
+/// A part of a file, and its place in a mapping, all in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Where it goes, from the start of the mapping.
+    pub place: u64,
+    /// How long it is.
+    pub length: u64,
+    /// Where it is in the file.
+    pub offset: u64,
+}
+
+/// Maps a part of a file into `region`, which has just been mapped and nobody uses.
+///
+/// # Errors
+/// When it doesn't fit into the region, or can't be mapped.
+#[expect(unsafe_code, reason = "mmap over a mapping of ours")]
+pub(crate) fn map_over(region: &MmapRegion, file: &File, part: Part, protection: i32, sharing: i32) -> io::Result<()> {
+    let (Ok(place), Ok(length), Ok(offset)) =
+        (usize::try_from(part.place), usize::try_from(part.length), libc::off_t::try_from(part.offset))
+    else {
+        return Err(Errno::EOVERFLOW.into());
+    };
+    if place.checked_add(length).is_none_or(|end| end > region.size()) {
+        return Err(Errno::EINVAL.into());
+    }
+    let address = region.as_ptr().wrapping_add(place).cast();
+    let flags = sharing | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the range lies within `region`, a mapping that belongs to it alone and that nothing refers into yet, and is
+    // unmapped with it.
+    let mapped = unsafe { libc::mmap(address, length, protection, flags, file.as_raw_fd(), offset) };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Maps `mib` MiB of guest memory.
@@ -271,6 +345,25 @@ mod tests {
         assert_eq!(&bytes, b"above");
         assert!(!memory.address_in_range(GuestAddress(3 << 30)));
         assert!(!memory.address_in_range(GuestAddress((4 << 30) + (1 << 20))));
+    }
+
+    #[test]
+    fn a_window_holds_a_file_and_zeros_behind_it() {
+        let ram = ram(64);
+        let mut files = Files::behind(&ram, 39);
+        let start = files.place_window(8 << 20, Some((image(4 << 20), 2 << 20))).unwrap();
+        let other = files.place("other", image(2 << 20), 2 << 20).unwrap();
+        let empty = files.place_window(2 << 20, None).unwrap();
+        assert!(start < other && other < empty && other.0 >= start.0 + (8 << 20));
+        let files = files.finish().unwrap();
+        let read = |at: GuestAddress| files.read_obj::<[u8; 5]>(at).unwrap();
+        assert_eq!((&read(start), &read(other), read(empty)), (b"image", b"image", [0; 5]));
+        assert_eq!(read(GuestAddress(start.0 + (8 << 20) - 5)), [0; 5]);
+        let mut files = Files::behind(&ram, 39);
+        assert!(matches!(
+            files.place_window(2 << 20, Some((image(4 << 20), 4 << 20))),
+            Err(MemoryError::TooShort { .. })
+        ));
     }
 
     /// A file of this length that begins with "image".

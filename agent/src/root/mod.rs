@@ -24,8 +24,9 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,7 @@ use protocol::message::FailureKind;
 use protocol::spec::{ImageDevice, TaskSpec};
 
 use crate::failure::{Kind, sentence};
+use crate::sys;
 
 /// Memory that the upper layer cannot take: this much and a 64th of the guest's.
 const RESERVE: u64 = 16 << 20;
@@ -153,6 +155,9 @@ fn mount_image(target: &Path, image: &ImageDevice) -> Result<Option<String>, Roo
     if !image.dax {
         return attempt(None::<&str>).map(|()| None);
     }
+    // What the kernel looked at when a template was made was not the image yet. Where there is nothing to forget, it is the
+    // mount that fails.
+    let _ = File::open(&image.path).and_then(|device| sys::forget_cached(device.as_fd()));
     let Err(refused) = attempt(Some("dax=always")) else { return Ok(None) };
     attempt(None)?;
     Ok(Some(format!("The image is not mapped directly (DAX) and takes more memory: {}", sentence(&refused))))

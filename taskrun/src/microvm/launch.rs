@@ -123,10 +123,23 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The virtio windows of the devices, in the guest's order; the first window is vsock's.
+    /// The virtio windows of the devices that a guest from a template has not seen, in the guest's order; the first window is
+    /// vsock's.
     #[must_use]
     pub fn slots(&self) -> Vec<u8> {
-        (1..).take(self.disks.len().saturating_add(self.pmems.len())).collect()
+        let known = usize::from(self.pmem_is_known());
+        (1..).take(self.disks.len().saturating_add(self.pmems.len()).saturating_sub(known)).collect()
+    }
+
+    /// Whether the first persistent memory takes the place of the template's own.
+    fn pmem_is_known(&self) -> bool {
+        self.pmems.first().is_some_and(|pmem| pmem.length <= config::image_window(self.memory_mib))
+    }
+
+    /// The guest's path of the first persistent memory. A template's own, which is too short for it, comes before it.
+    #[must_use]
+    pub fn first_pmem(&self, restored: bool) -> String {
+        format!("/dev/pmem{}", u8::from(restored && !self.pmem_is_known()))
     }
 
     /// Whether a guest from a template can have all of this.

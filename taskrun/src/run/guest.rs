@@ -47,7 +47,7 @@ pub(super) struct Ended {
 pub(super) fn run(
     request: &RunRequest,
     plan: TaskPlan,
-    message: HostMessage,
+    mut message: HostMessage,
     stop: StopPolicy,
     place: Place<'_>,
     timings: &mut Timings,
@@ -55,6 +55,11 @@ pub(super) fn run(
     let Place { host, templates, signals, control: socket, log, started } = place;
     let template = templates.choose(host, &plan.machine, &mut |text| note(request, text));
     timings.reach(Phase::TemplateReady);
+    if let HostMessage::Run(spec) = &mut message
+        && spec.root.image.dax
+    {
+        spec.root.image.path = plan.machine.first_pmem(template.is_some());
+    }
     let (start, job) = match &template {
         Some(template) => (Start::Restore(template.files()), Job::restored(message, plan.machine.slots())),
         None => (Start::Boot, Job::booting(message)),

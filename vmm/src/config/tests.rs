@@ -152,3 +152,9 @@ fn a_machine_that_is_restored_has_room_for_a_few_devices_and_no_console() {
     restored.blocks.pop();
     assert_eq!(restored.validate(5), Ok(()));
 }
+
+#[test]
+fn the_window_for_an_image_grows_with_the_memory_up_to_a_bound() {
+    assert_eq!([64, 512, 2048, 4096].map(|mib| image_window(mib) >> 20), [128, 1024, 4096, 4096]);
+    assert!((MIN_MEMORY_MIB..5000).all(|mib| image_window(mib).is_multiple_of(PMEM_ALIGNMENT)));
+}

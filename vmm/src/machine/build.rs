@@ -7,13 +7,14 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::save::Save;
 use super::{Machine, MachineError};
 use crate::arch::{self, VcpuState};
 use crate::cmdline::CommandLine;
-use crate::config::{BlockConfig, Boot, FdIndex, SLOTS, Start, TemplateFiles, VmConfig};
+use crate::config::{BlockConfig, Boot, FdIndex, SLOTS, Start, TemplateFiles, VmConfig, image_window};
 use crate::deprivileged;
 use crate::devices::clock::{self, ClockPorts};
 use crate::devices::exit::{self, ExitPorts};
@@ -32,8 +33,10 @@ use crate::template::{self, TemplateError};
 use crate::vcpu::{Shared, Vcpu};
 use crate::vm::{Vm, VmError};
 
-/// The slots of the devices that every guest has and that a template holds: vsock.
-const FIXED_SLOTS: [u8; 1] = [0];
+/// The slots of the devices that a template has, which holds their state: vsock, and the place for an image.
+const VSOCK_SLOT: u8 = 0;
+const IMAGE_SLOT: u8 = 7;
+const _: () = assert!(IMAGE_SLOT as usize == SLOTS - 1);
 
 /// Builds the machine.
 pub(super) fn build(
@@ -57,7 +60,10 @@ fn boot(
     let memory = memory::map(descriptors.take(start.memory)?, config.memory_mib)?;
     let mut vm = Vm::new(descriptors.take(config.kvm)?, memory)?;
     let processors = arch::Processors::new(vm.kvm(), config.vcpus)?;
-    let devices = devices(config, &mut vm, processors.address_bits(), &mut descriptors)?;
+    // Where persistent memory can't be had, a template has none.
+    let window = start.save.is_some() && vm.kvm().check_extension(Cap::ReadonlyMem);
+    let window = window.then(|| image_window(config.memory_mib));
+    let devices = devices(config, window, &mut vm, processors.address_bits(), &mut descriptors)?;
     let memory = vm.memory().clone();
 
     let ending = Arc::new(Ending::new()?);
@@ -73,12 +79,8 @@ fn boot(
         let console = File::from(descriptors.take(console)?);
         vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
     }
-    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    for (index, slot) in slots.iter().enumerate() {
-        vm.add_slot(index, slot)?;
-    }
-    let windows = if start.save.is_some() { SLOTS } else { slots.len() };
-    (slots.len()..windows).try_for_each(|index| vm.add_placeholder(index))?;
+    let windows = if start.save.is_some() { SLOTS } else { devices.count() };
+    let slots = connect(&mut vm, devices, windows)?;
 
     let deprivileged = deprivileged::is_deprivileged();
     let command_line = CommandLine {
@@ -102,7 +104,8 @@ fn boot(
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
     let save = start.save.map(|files| -> Result<Save, MachineError> {
         let (state, memory) = (descriptors.take(files.state)?.into(), descriptors.take(files.memory)?.into());
-        Ok(Save { state, memory, slots: FIXED_SLOTS.into() })
+        let image = window.map(|_| IMAGE_SLOT);
+        Ok(Save { state, memory, slots: [VSOCK_SLOT].into_iter().chain(image).collect() })
     });
     Ok(Machine { ending, vm, slots, vcpus, save: save.transpose()? })
 }
@@ -123,19 +126,21 @@ fn restore(
         return Err(TemplateError::Host.into());
     }
     let address_bits = state.vcpus.first().map_or(0, VcpuState::address_bits);
-    let devices = devices(config, &mut vm, address_bits, &mut descriptors)?;
+    let window = state.devices.iter().any(|device| device.slot == IMAGE_SLOT);
+    let window = window.then(|| image_window(config.memory_mib));
+    let devices = devices(config, window, &mut vm, address_bits, &mut descriptors)?;
     let memory = vm.memory().clone();
 
     let ending = Arc::new(Ending::new()?);
     add_ports(&mut vm, &ending)?;
     vm.add_ports(seed::BASE, seed::LENGTH, seed_ports)?;
-    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    for (index, slot) in slots.iter().enumerate() {
-        vm.add_slot(index, slot)?;
-    }
-    (slots.len()..SLOTS).try_for_each(|index| vm.add_placeholder(index))?;
+    let slots = connect(&mut vm, devices, SLOTS)?;
     for saved in &state.devices {
-        let slot = FIXED_SLOTS.contains(&saved.slot).then(|| slots.get(usize::from(saved.slot))).flatten();
+        let slot = match saved.slot {
+            VSOCK_SLOT => slots.first(),
+            IMAGE_SLOT => slots.last(),
+            _ => None,
+        };
         slot.ok_or(VmError::NoSlot(saved.slot.into()))?.restore(&saved.transport)?;
     }
 
@@ -159,33 +164,72 @@ fn add_ports(vm: &mut Vm, ending: &Arc<Ending>) -> Result<(), MachineError> {
     Ok(vm.add_ports(clock::BASE, clock::LENGTH, ClockPorts::default())?)
 }
 
-/// The virtio devices in the order of their slots: vsock, the block devices, then persistent memory, which goes behind the
-/// memory.
+/// A machine's virtio devices.
+struct Devices {
+    /// Those in the first windows: vsock, the block devices, persistent memory.
+    first: Vec<Box<dyn VirtioDevice>>,
+    /// That in the last window: the persistent memory that a template has.
+    last: Option<Box<dyn VirtioDevice>>,
+}
+
+impl Devices {
+    fn count(&self) -> usize {
+        self.first.len().saturating_add(self.last.iter().len())
+    }
+}
+
+/// The devices, with `window` bytes of persistent memory in the template's place. Persistent memory goes behind the memory.
 fn devices(
     config: &VmConfig,
+    window: Option<u64>,
     vm: &mut Vm,
     address_bits: u8,
     descriptors: &mut Descriptors,
-) -> Result<Vec<Box<dyn VirtioDevice>>, MachineError> {
+) -> Result<Devices, MachineError> {
     let channels = config
         .channels
         .iter()
         .map(|channel| Ok(Channel { port: channel.port, stream: descriptors.take(channel.stream)? }));
     let channels = channels.collect::<Result<Vec<_>, MachineError>>()?;
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
+    let mut first: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Vsock::new(protocol::GUEST_CID.into(), channels))];
     let mut block_files = BTreeMap::new();
     for block in &config.blocks {
         let extents = extents(block, descriptors, &mut block_files)?;
-        devices.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
+        first.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
     }
     let mut files = Files::behind(vm.memory(), address_bits);
-    for pmem in &config.pmems {
+    let mut last: Option<Box<dyn VirtioDevice>> = None;
+    let mut pmems = config.pmems.as_slice();
+    if let Some(length) = window {
+        let file = match pmems.split_first() {
+            Some((pmem, others)) if pmem.length <= length => {
+                pmems = others;
+                Some((File::from(descriptors.take(pmem.file)?), pmem.length))
+            }
+            _ => None,
+        };
+        last = Some(Box::new(Pmem::new(files.place_window(length, file)?, length)));
+    }
+    for pmem in pmems {
         let file = File::from(descriptors.take(pmem.file)?);
         let start = files.place(&pmem.id, file, pmem.length)?;
-        devices.push(Box::new(Pmem::new(start, pmem.length)));
+        first.push(Box::new(Pmem::new(start, pmem.length)));
     }
     vm.add_files(files.finish()?)?;
-    Ok(devices)
+    Ok(Devices { first, last })
+}
+
+/// Puts the devices into the first and the last of so many windows, and leaves those between empty.
+fn connect(vm: &mut Vm, devices: Devices, windows: usize) -> Result<Vec<Slot>, MachineError> {
+    let memory = vm.memory().clone();
+    let (first, last) = (devices.first.len(), windows.saturating_sub(devices.last.iter().len()));
+    let all = devices.first.into_iter().chain(devices.last);
+    let slots = all.map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
+    for (window, slot) in (0..first).chain(last..windows).zip(&slots) {
+        vm.add_slot(window, slot)?;
+    }
+    (first..last).try_for_each(|window| vm.add_placeholder(window))?;
+    Ok(slots)
 }
 
 /// The extents of a block device; `files` are those that have been taken for this or an earlier one.

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -16,7 +15,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::TemplateError;
 use super::extents::{Collector, Extent, PAGE};
-use crate::memory::ranges;
+use crate::memory::{Part, map_over, ranges};
 
 /// How much is read at once.
 const CHUNK: usize = 1 << 20;
@@ -135,31 +134,13 @@ pub fn map(file: &File, size: u64, extents: &[Extent]) -> Result<GuestMemoryMmap
         let region = MmapRegion::build(None, bytes, libc::PROT_READ | libc::PROT_WRITE, flags);
         let region = region.map_err(|error| TemplateError::Map(io::Error::other(error)))?;
         for part in extents.iter().filter_map(|extent| extent.within(offset, end)) {
-            map_over(&region, file, part.start.saturating_sub(offset), part).map_err(TemplateError::Map)?;
+            let part = Part { place: part.start.saturating_sub(offset), length: part.length, offset: part.start };
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            map_over(&region, file, part, protection, libc::MAP_PRIVATE).map_err(TemplateError::Map)?;
         }
         let region = GuestRegionMmap::new(region, address);
         regions.push(region.ok_or_else(|| TemplateError::Map(Errno::EINVAL.into()))?);
         offset = end;
     }
     GuestMemoryMmap::from_regions(regions).map_err(|error| TemplateError::Map(io::Error::other(error)))
-}
-
-/// Maps a part of the file privately at `place` in `region`, which has just been mapped and nobody uses.
-#[expect(unsafe_code, reason = "mmap over a mapping of ours")]
-fn map_over(region: &MmapRegion, file: &File, place: u64, part: Extent) -> io::Result<()> {
-    let (Ok(place), Ok(length), Ok(offset)) =
-        (usize::try_from(place), usize::try_from(part.length), libc::off_t::try_from(part.start))
-    else {
-        return Err(Errno::EOVERFLOW.into());
-    };
-    if place.checked_add(length).is_none_or(|end| end > region.size()) {
-        return Err(Errno::EINVAL.into());
-    }
-    let address = region.as_ptr().wrapping_add(place).cast();
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    // SAFETY: the range lies within `region`, a mapping that belongs to it alone and that nothing refers into yet, and is
-    // unmapped with it.
-    let mapped = unsafe { libc::mmap(address, length, protection, flags, file.as_raw_fd(), offset) };
-    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
+use virtio_queue::Queue;
 use vm_memory::GuestAddress;
 
 use crate::devices::virtio::interrupt::Interrupt;
 use crate::devices::virtio::queue::{Chain, EVENT_IDX, INDIRECT_DESC, VirtQueue};
-use crate::devices::virtio::{ActivationContext, DeviceError, Event, Progress, VirtioDevice, copy_config, iovec};
+use crate::devices::virtio::{
+    ActivationContext, DeviceError, Event, Progress, SuspendError, VirtioDevice, copy_config, iovec,
+};
 use crate::memory::GuestMemory;
 
 /// The size of the queue.
@@ -106,6 +109,12 @@ impl VirtioDevice for Pmem {
 
     fn reset(&mut self) {
         self.active = None;
+    }
+
+    fn suspend(&mut self) -> Result<Vec<Queue>, SuspendError> {
+        // Each request is answered as it is taken, so none is held.
+        let active = self.active.take();
+        Ok(active.map(|active| vec![active.queue.into_inner()]).unwrap_or_default())
     }
 
     fn process(&mut self, event: Event) -> Result<Progress, DeviceError> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::devices::virtio::lock;
+use crate::devices::virtio::slot::Slot;
 use crate::devices::virtio::test_driver::{Buffer, Driver, readable, writable};
 
 const REQUEST_ADDRESS: u64 = 0x1000;
@@ -90,4 +91,20 @@ fn a_reset_or_the_end_takes_the_queue_away() {
     driver.rings[0].add(&driver.memory, &[readable(REQUEST_ADDRESS, 4), writable(ANSWER_ADDRESS, 4)]);
     assert_eq!(driver.process(Event::Drain).unwrap(), Progress::Done);
     assert!(driver.rings[0].take(&driver.memory).is_none());
+}
+
+#[test]
+fn a_restored_device_answers_what_was_asked_before() {
+    let mut driver = start();
+    let buffers = [readable(REQUEST_ADDRESS, 4), writable(ANSWER_ADDRESS, 4)];
+    assert_eq!(request(&mut driver, FLUSH, &buffers), (vec![0, 0, 0, 0, 0xee], 4));
+    driver.put(ANSWER_ADDRESS, &UNTOUCHED);
+    driver.rings[0].add(&driver.memory, &buffers);
+    let state = driver.slot.save().unwrap();
+    driver.slot = Slot::new(Box::new(Pmem::new(GuestAddress(4 << 30), 6 << 20)), driver.memory.clone()).unwrap();
+    driver.slot.restore(&state).unwrap();
+    driver.slot.wake().unwrap();
+    assert_eq!(driver.run(0).unwrap(), Progress::Done);
+    assert_eq!(driver.bytes(ANSWER_ADDRESS, UNTOUCHED.len()), [0, 0, 0, 0, 0xee]);
+    assert!(driver.rings[0].take(&driver.memory).is_some());
 }
