@@ -4,6 +4,9 @@
 //! file beside it, because SQLite doesn't wait when two of them switch a new file to the write-ahead log at once. A file
 //! that had more migrations than the program knows is refused, and never written to.
 //!
+//! A short write-ahead log stays when the last process closes the file. SQLite, if it isn't told, brings it into the file
+//! then, and a process that makes one change waits for the disk four times.
+//!
 //! What the tables mean, and how errors are told to a user, is the callers' business.
 
 use std::fs::{File, OpenOptions};
@@ -12,7 +15,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
+
+/// How long the write-ahead log may be, in bytes, to stay when the last process closes the file. The next one reads all
+/// of it.
+const LOG_LENGTH: u64 = 512 << 10;
 
 /// Why a file can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +50,7 @@ pub fn open(path: &Path, lock: &Path, migrations: &[&str], busy: Duration) -> Re
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(busy)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log_length(path) < LOG_LENGTH)?;
     let mut found = version(&connection)?;
     if found < known {
         let lock = locked(lock).map_err(OpenError::Lock)?;
@@ -67,6 +76,13 @@ fn locked(path: &Path) -> io::Result<File> {
             result => return result.map(|()| file),
         }
     }
+}
+
+/// The length of the file's write-ahead log, in bytes; 0 without one.
+fn log_length(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    Path::new(&log).metadata().map_or(0, |log| log.len())
 }
 
 /// How many migrations the file has had.
@@ -113,6 +129,21 @@ mod tests {
             let connection = open_in(directory.path(), &[FIRST, SECOND]).unwrap();
             assert_eq!(numbers(&connection), [(1, 2)]);
         }
+    }
+
+    #[test]
+    fn the_log_outlives_its_writer_and_does_not_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut longest = 0;
+        for _ in 0..50 {
+            let connection = open_in(directory.path(), &[FIRST, SECOND]).unwrap();
+            connection.execute("INSERT INTO a VALUES (randomblob(40000), 0)", []).unwrap();
+            drop(connection);
+            longest = longest.max(log_length(&directory.path().join("db")));
+        }
+        assert!((4096..LOG_LENGTH + (100 << 10)).contains(&longest), "{longest}");
+        let connection = open_in(directory.path(), &[FIRST, SECOND]).unwrap();
+        assert_eq!(connection.query_row("SELECT count(*) FROM a", [], |row| row.get::<_, i64>(0)).unwrap(), 51);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
@@ -32,7 +33,15 @@ impl BootId {
     /// # Errors
     /// Those of `/proc`, and `InvalidData` when there is no UUID.
     pub fn current() -> io::Result<Self> {
-        fs::read_to_string(BOOT_ID)?.trim().parse().map_err(|NotABootId| io::ErrorKind::InvalidData.into())
+        static CURRENT: OnceLock<BootId> = OnceLock::new();
+        if let Some(known) = CURRENT.get() {
+            return Ok(*known);
+        }
+        let read: Self = fs::read_to_string(BOOT_ID)?
+            .trim()
+            .parse()
+            .map_err(|NotABootId| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(*CURRENT.get_or_init(|| read))
     }
 
     /// As bytes, the first digits first.
