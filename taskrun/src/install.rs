@@ -6,9 +6,11 @@
 //! ```
 //!
 //! The tree is found from the running binary, so it works wherever it was put. `TASKRUN_LIBEXEC` names another folder
-//! instead of `libexec/taskrun`.
+//! instead of `libexec/taskrun`. A program that is not in such a tree, since it runs tasks by the library, takes the tree of the
+//! `taskrun` on the `PATH`.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,9 @@ use nix::unistd::{AccessFlags, access};
 
 /// The variable that names another folder than `libexec/taskrun`.
 const LIBEXEC_VARIABLE: &str = "TASKRUN_LIBEXEC";
+
+/// The program of the VMM.
+const VMM: &str = "taskrun-vmm";
 
 /// How to get files that are missing.
 const INSTALL: &str = "run scripts/build in a source tree and scripts/install PREFIX, or set TASKRUN_LIBEXEC";
@@ -69,16 +74,29 @@ impl Installation {
     /// # Errors
     /// [`InstallError::NoPlace`].
     pub fn locate(kernel: Option<&Path>) -> Result<Self, InstallError> {
-        let libexec = match env::var_os(LIBEXEC_VARIABLE).filter(|value| !value.is_empty()) {
-            Some(folder) => PathBuf::from(folder),
-            None => libexec_of(&env::current_exe().map_err(InstallError::NoPlace)?),
-        };
-        Ok(Self::in_folder(&libexec, kernel))
+        Self::locate_in(None, kernel)
+    }
+
+    /// Finds the files, in `libexec` when that is given.
+    ///
+    /// # Errors
+    /// [`InstallError::NoPlace`].
+    pub fn locate_in(libexec: Option<&Path>, kernel: Option<&Path>) -> Result<Self, InstallError> {
+        let named = || env::var_os(LIBEXEC_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(libexec) = libexec.map(Path::to_owned).or_else(named) {
+            return Ok(Self::in_folder(&libexec, kernel));
+        }
+        let own = Self::in_folder(&libexec_of(&env::current_exe().map_err(InstallError::NoPlace)?), kernel);
+        if own.vmm.exists() {
+            return Ok(own);
+        }
+        let on_path = env::var_os("PATH").and_then(|path| of_program_on(&path));
+        Ok(on_path.map_or(own, |libexec| Self::in_folder(&libexec, kernel)))
     }
 
     fn in_folder(libexec: &Path, kernel: Option<&Path>) -> Self {
         Self {
-            vmm: libexec.join("taskrun-vmm"),
+            vmm: libexec.join(VMM),
             kernel: kernel.map_or_else(|| libexec.join("vmlinux"), Path::to_owned),
             initramfs: libexec.join("initramfs.cpio"),
         }
@@ -120,6 +138,12 @@ impl Installation {
 fn libexec_of(executable: &Path) -> PathBuf {
     let prefix = executable.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     prefix.join("libexec/taskrun")
+}
+
+/// The folder of the first `taskrun` in these directories that has one.
+fn of_program_on(path: &OsStr) -> Option<PathBuf> {
+    let programs = env::split_paths(path).filter_map(|folder| folder.join("taskrun").canonicalize().ok());
+    programs.map(|program| libexec_of(&program)).find(|libexec| libexec.join(VMM).exists())
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -174,6 +198,19 @@ mod tests {
         let tree = Installation::in_folder(Path::new("/l"), None);
         assert_eq!((tree.vmm, tree.kernel), ("/l/taskrun-vmm".into(), "/l/vmlinux".into()));
         assert_eq!(Installation::in_folder(Path::new("/l"), Some(Path::new("/k"))).kernel, Path::new("/k"));
+    }
+
+    #[test]
+    fn a_program_elsewhere_finds_the_tree_of_the_one_on_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().canonicalize().unwrap();
+        for file in ["bin/taskrun", "libexec/taskrun/taskrun-vmm", "x/other/taskrun"] {
+            fs::create_dir_all(tree.join(file).parent().unwrap()).unwrap();
+            fs::write(tree.join(file), "").unwrap();
+        }
+        let path = env::join_paths([tree.join("none"), tree.join("x/other"), tree.join("bin")]).unwrap();
+        assert_eq!(of_program_on(&path), Some(tree.join("libexec/taskrun")));
+        assert_eq!(of_program_on(tree.join("x/other").as_os_str()), None);
     }
 
     fn open(name: &str, content: &[u8]) -> Result<File, InstallError> {

@@ -63,7 +63,7 @@ fn run_task(args: RunArgs, timings: Timings) -> u8 {
     let request = resolve::run(args, &resolve::caller()).map_err(anyhow::Error::from);
     let run = |request: RunRequest| match request.detach && !detach::is_supervisor() {
         true => run_detached(),
-        false => Ok(run::run(&request, timings)),
+        false => Ok(run::run(request, timings)),
     };
     or_say(request.and_then(run), errors::EXIT_TASKRUN_FAILED)
 }

@@ -185,6 +185,9 @@ pub struct RunArgs {
     /// How the image reaches the guest: pmem is shared by all tasks of the image
     #[arg(long, value_name = "DEVICE", value_enum, default_value_t, help_heading = "Machine")]
     pub image_device: Transport,
+    /// Write what happens to the task to this open descriptor, as lines of JSON (docs/events.md)
+    #[arg(long, value_name = "FD", help_heading = "Machine")]
+    pub events: Option<i32>,
     /// Write when each phase of the task was reached to a JSON file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Machine")]
     pub timings: Option<PathBuf>,

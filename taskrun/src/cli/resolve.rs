@@ -8,17 +8,15 @@ use std::path::PathBuf;
 use super::args::RunArgs;
 use super::environment::{self, EnvironmentError};
 use super::image_args::{PullArgs, RegistryArgs};
+use crate::events::lines::{self, LinesError};
 use crate::image::{ImageRequest, PullPolicy};
-use crate::run::etc::Network;
+use crate::run::etc::{Network, RESOLV_CONF};
 use crate::run::request::RunRequest;
 use crate::size::{self, SizeError};
 use crate::task::log::Limits;
 
 /// The variable that names a guest kernel where `--kernel` does not.
 const KERNEL_VARIABLE: &str = "TASKRUN_KERNEL";
-
-/// The host's name servers.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Why a command line that clap accepted makes no task.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +36,9 @@ pub enum ResolveError {
     /// The working directory is relative.
     #[error("The working directory {0:?} must be an absolute path")]
     RelativeWorkdir(OsString),
+    /// Events can't be written there.
+    #[error(transparent)]
+    Events(#[from] LinesError),
     /// `-it` without a terminal.
     #[error("The input device is not a TTY: leave out -t to pipe into a task")]
     NotATerminal,
@@ -80,6 +81,7 @@ where
     if let Some(workdir) = args.workdir.as_ref().filter(|workdir| !workdir.as_bytes().starts_with(b"/")) {
         return Err(ResolveError::RelativeWorkdir(workdir.clone()));
     }
+    args.events.map(lines::check).transpose()?;
     let mut words = args.image_and_command.into_iter();
     let image = words.next().unwrap_or_default();
     let image = images::Reference::parse(image.to_str().ok_or_else(|| ResolveError::ReferenceBytes(image.clone()))?)?;
@@ -115,6 +117,7 @@ where
         disk: args.disk,
         transport: args.image_device,
         timings: args.timings,
+        events: args.events,
         name: args.name,
         labels: args.label.into_iter().collect(),
         detach: args.detach,

@@ -142,7 +142,7 @@ pub(super) fn log_option(text: &str) -> Result<LogOption, String> {
 }
 
 /// Reads a task's name, as docker has them.
-pub(super) fn name(text: &str) -> Result<String, String> {
+pub(crate) fn name(text: &str) -> Result<String, String> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
     if first && rest && text.len() <= 128 {
@@ -153,7 +153,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 }
 
 /// Reads a label.
-pub(super) fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     if key.is_empty() { Err("A label has a key".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
 }

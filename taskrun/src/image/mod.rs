@@ -30,10 +30,12 @@ use self::login::{Login, PasswordError};
 use self::progress::Display;
 use self::unpack::{MachineRequest, Step, UnpackError};
 use crate::config::{Config, ConfigError};
+use crate::install::Installation;
 use crate::ledger::{self, HomeError};
 use crate::microvm::{Host, LaunchError};
 use crate::template::Templates;
 use crate::timings::{Phase, Timings};
+use crate::voice::Voice;
 
 /// The folder of images in taskrun's home.
 pub const FOLDER: &str = "images";
@@ -80,6 +82,8 @@ pub struct ImageRequest {
     pub quiet: bool,
     /// The guest kernel for unpacking; the installed one when absent.
     pub kernel: Option<PathBuf>,
+    /// The folder of the installation; found from this program's when absent.
+    pub libexec: Option<PathBuf>,
     /// Whether the guest kernel's log goes to standard error.
     pub console: bool,
     /// Whether guests boot, even where they could start from a template.
@@ -97,9 +101,18 @@ impl ImageRequest {
             login: None,
             quiet: false,
             kernel: None,
+            libexec: None,
             console: false,
             cold: false,
         }
+    }
+
+    /// Opens what its microVMs need.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn host(&self) -> Result<Host, LaunchError> {
+        Host::of(Installation::locate_in(self.libexec.as_deref(), self.kernel.as_deref())?)
     }
 }
 
@@ -157,6 +170,7 @@ pub struct Images {
     pub store: Store,
     config: Config,
     templates: Templates,
+    voice: Voice,
 }
 
 impl Images {
@@ -165,12 +179,16 @@ impl Images {
     /// # Errors
     /// [`PrepareError`].
     pub fn open() -> Result<Self, PrepareError> {
-        Self::open_in(&ledger::home::resolve()?)
+        Self::open_in(&ledger::home::resolve()?, Voice::stderr())
     }
 
-    fn open_in(home: &Path) -> Result<Self, PrepareError> {
-        let templates = Templates::of(home);
-        Ok(Self { store: Store::open(&home.join(FOLDER))?, config: Config::load(home)?, templates })
+    /// Opens those in `home`. `voice` is told what the user should know.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub fn open_in(home: &Path, voice: Voice) -> Result<Self, PrepareError> {
+        let templates = Templates::of(home).told_by(voice.clone());
+        Ok(Self { store: Store::open(&home.join(FOLDER))?, config: Config::load(home)?, templates, voice })
     }
 
     /// Pulls an image and unpacks it where needed, so that its tasks start at once.
@@ -267,7 +285,7 @@ impl Images {
             BuildRootfs::Present(rootfs) => return Ok(rootfs),
             BuildRootfs::Build(build) => build,
         };
-        let host = Host::open(request.kernel.as_deref())?;
+        let host = request.host()?;
         let output = build.output().try_clone().map_err(PrepareError::Output)?;
         let (report, verified) = std::thread::scope(|scope| {
             let verified = scope.spawn(|| origin.verify(&image.layers));
@@ -284,6 +302,7 @@ impl Images {
                 cold: request.cold,
                 templates: &self.templates,
                 note: &|text| display.note(text),
+                voice: &self.voice,
             };
             let report = unpack::unpack(&host, &image.layers, output, &machine, &mut on_step);
             (report, verified.join())

@@ -23,11 +23,12 @@ use vmm::control::{self, VmmEvent};
 use vmm::end::EndReason;
 
 use crate::config::UnpackConfig;
-use crate::errors::{self, harmless};
+use crate::errors::harmless;
 use crate::microvm::{
     AgentConnection, ControlError, Disk, Extent, Host, Job, LaunchError, Launched, Machine, NotSeeded, Plan, Start,
 };
 use crate::template::Templates;
+use crate::voice::Voice;
 
 /// The names of the block devices, in the order that the protocol knows.
 const LAYERS: &str = "layers";
@@ -110,6 +111,8 @@ pub struct MachineRequest<'a> {
     pub templates: &'a Templates,
     /// Is told what takes long.
     pub note: &'a dyn Fn(&str),
+    /// Hears what the user should know.
+    pub voice: &'a Voice,
 }
 
 /// Who is told of the work.
@@ -158,6 +161,7 @@ pub fn unpack(
         },
         greeted: false,
         on_step,
+        voice: machine.voice,
         warnings: 0,
         result: None,
         end_reason: None,
@@ -205,6 +209,7 @@ struct Watch<'a, M> {
     job: Job,
     greeted: bool,
     on_step: OnStep<'a>,
+    voice: &'a Voice,
     warnings: u32,
     result: Option<Result<UnpackReport, UnpackError>>,
     end_reason: Option<EndReason>,
@@ -288,7 +293,7 @@ impl<M: Machine> Watch<'_, M> {
             AgentMessage::Progress(progress) if self.greeted => (self.on_step)(Step::Read(progress.read)),
             AgentMessage::Warning(text) if self.warnings < MAX_WARNINGS => {
                 self.warnings = self.warnings.saturating_add(1);
-                errors::say(&harmless(&text));
+                self.voice.say(&harmless(&text));
             }
             AgentMessage::Warning(_) => {}
             AgentMessage::Unpacked(report) if self.greeted => {

@@ -119,7 +119,7 @@ impl Moment {
         let time = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
         let ns = seconds.saturating_mul(NS_PER_SECOND).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0));
-        Ok(Self { wall: timestamp(Timestamp::now().as_millisecond()), boot: Some(BootTime { boot_id, ns }) })
+        Ok(Self { wall: wall(), boot: Some(BootTime { boot_id, ns }) })
     }
 
     /// Nanoseconds from here to `end`: exact within a boot, by the wall clock otherwise. An end before the start is 0.
@@ -139,6 +139,12 @@ impl Moment {
     pub fn latest(self, other: Self) -> Self {
         if self.until(&other) > 0 { other } else { self }
     }
+}
+
+/// What the wall clock shows, in whole milliseconds.
+#[must_use]
+pub fn wall() -> Timestamp {
+    timestamp(Timestamp::now().as_millisecond())
 }
 
 /// A time in milliseconds since 1970 UTC, moved to what the ledger can hold: a host's clock may be anywhere.

@@ -36,6 +36,7 @@ mod verify;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 
 use self::billing::Rules;
@@ -113,16 +114,19 @@ impl Ledger {
     }
 
     /// Enters that a task reached a status, or another point in its life, now. Each counts once, and a task doesn't go
-    /// back: what was reached already, or passed, changes nothing. STOPPED is entered by [`Self::finish`] alone.
+    /// back: what was reached already, or passed, changes nothing. STOPPED is entered by [`Self::finish`] alone. Gives the time.
     ///
     /// # Errors
     /// [`LedgerError::NotOpen`], [`LedgerError::OnlyFinish`] for STOPPED, and [`LedgerError::Change`].
-    pub fn reach(&mut self, id: &str, event: impl Into<Event>) -> Result<(), LedgerError> {
+    pub fn reach(&mut self, id: &str, event: impl Into<Event>) -> Result<Timestamp, LedgerError> {
         match event.into() {
             Event::Status(Status::Stopped) | Event::Stamp(Stamp::Settled) => {
                 Err(LedgerError::OnlyFinish { id: id.into() })
             }
-            event => self.reach_at(id, event, now()?),
+            event => {
+                let now = now()?;
+                self.reach_at(id, event, now).map(|()| now.wall)
+            }
         }
     }
 

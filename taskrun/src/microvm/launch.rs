@@ -1,7 +1,7 @@
 //! Starting a VMM: everything it needs is opened here and handed over, and nothing else reaches it.
 //!
 //! The VMM's process has the control socket as its standard input, `/dev/null` as its standard output and the caller's
-//! standard error for its last words; [`seal_descriptors`] keeps everything else from it. Of the environment, which may
+//! standard error for its last words; [`seal_at_start`] keeps everything else from it. Of the environment, which may
 //! hold the caller's secrets, it has taskrun's own variables. It has a process group of its own, so that a Ctrl-C at
 //! the caller's terminal reaches it only through its runtime.
 
@@ -78,7 +78,14 @@ impl Host {
     /// # Errors
     /// [`LaunchError`], with the remedy.
     pub fn open(kernel: Option<&Path>) -> Result<Self, LaunchError> {
-        let installation = Installation::locate(kernel)?;
+        Self::of(Installation::locate(kernel)?)
+    }
+
+    /// Opens what every microVM needs, from this installation.
+    ///
+    /// # Errors
+    /// [`LaunchError`], with the remedy.
+    pub fn of(installation: Installation) -> Result<Self, LaunchError> {
         let (kvm, kernel, initramfs) = (kvm::open()?, installation.open_kernel()?, installation.open_initramfs()?);
         installation.check_vmm()?;
         Ok(Self { kvm, kernel, initramfs, installation, messages: None })
@@ -314,17 +321,19 @@ impl Vmm {
         let messages = messages.map(File::try_clone).transpose().map_err(LaunchError::Messages)?;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|error| LaunchError::Socket(error.into()))?;
-        seal_descriptors().map_err(|error| LaunchError::Seal(error.into()))?;
-        let process = Command::new(&installation.vmm)
+        // Whether the kernel can do it is found out where it changes nothing.
+        seal_descriptors(libc::c_uint::MAX).map_err(|error| LaunchError::Seal(error.into()))?;
+        let mut command = Command::new(&installation.vmm);
+        command
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(messages.map_or_else(Stdio::inherit, Stdio::from))
             .env_clear()
             .envs(env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OWN_VARIABLES)))
             .current_dir("/")
-            .process_group(0)
-            .spawn()
-            .map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
+            .process_group(0);
+        seal_at_start(&mut command);
+        let process = command.spawn().map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
         Ok(Self { process, control })
     }
 }
@@ -358,13 +367,21 @@ impl Drop for Vmm {
     }
 }
 
-/// Marks every descriptor above standard error as closed for programs that this process starts. What this process opens
-/// itself is marked already; this is for what its own caller left open.
+/// Closes every descriptor above standard error to the program that is started. What this process opens itself is closed to it
+/// already; this is for what its own caller left open, or another part of a program that runs tasks, whose descriptors stay as
+/// they are.
+#[expect(unsafe_code, reason = "code between fork and exec")]
+fn seal_at_start(command: &mut Command) {
+    let first = libc::c_uint::try_from(libc::STDERR_FILENO).unwrap_or(2).saturating_add(1);
+    // SAFETY: between fork and exec there is one system call, which is safe there: it takes no lock and no memory.
+    unsafe { command.pre_exec(move || seal_descriptors(first).map_err(io::Error::from)) };
+}
+
+/// Marks every descriptor from `first` on as closed for programs that this process starts.
 #[expect(unsafe_code, reason = "nix has no close_range(2)")]
-fn seal_descriptors() -> Result<(), Errno> {
-    let (first, last) = (libc::c_uint::try_from(libc::STDERR_FILENO).unwrap_or(2).saturating_add(1), libc::c_uint::MAX);
+fn seal_descriptors(first: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed in this process and no memory is touched.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
 }
 

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use protocol::spec::EtcFile;
 
+/// The host's name servers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The mode of the files.
 const MODE: u32 = 0o644;
 

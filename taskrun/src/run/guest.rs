@@ -1,6 +1,5 @@
 //! The part of a task's life during which a VMM exists: from the choice of a template to the end of its process.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use protocol::message::HostMessage;
@@ -13,8 +12,8 @@ use super::signals::Signals;
 use super::stdio::Streams;
 use super::stop::StopPolicy;
 use super::supervise::{self, Task};
+use super::surroundings::Ends;
 use super::{RunError, note, window_size};
-use crate::errors;
 use crate::microvm::{AgentConnection, Host, Job, Start, launch};
 use crate::task::control::Control;
 use crate::task::log::Stream;
@@ -22,22 +21,28 @@ use crate::task::log::writer::{Log, LogStream};
 use crate::template::Templates;
 use crate::terminal::RawMode;
 use crate::timings::{Phase, Timings};
+use crate::voice::Voice;
 
 /// What a microVM needs of this process and its host.
 pub(super) struct Place<'a> {
     pub(super) host: &'a Host,
     pub(super) templates: &'a Templates,
-    pub(super) signals: &'a Signals,
+    /// The signals of this process, where they are the task's.
+    pub(super) signals: Option<&'a Signals>,
     /// Where other processes ask for the task's end.
     pub(super) control: &'a mut Control,
-    /// Where the task's outputs go instead of this process's own.
+    /// The ends of the task's streams.
+    pub(super) ends: Ends,
+    /// Hears what the user should know.
+    pub(super) voice: &'a Voice,
+    /// Where the task's outputs go instead of to the ends.
     pub(super) log: Option<Arc<Mutex<Log>>>,
     /// Runs when the command does.
     pub(super) started: Box<dyn FnOnce() + 'a>,
 }
 
 /// What came of it.
-pub(super) struct Ended {
+pub(super) struct Ran {
     pub(super) outcome: Outcome,
     /// Bytes of output that were written.
     pub(super) bytes_out: u64,
@@ -51,9 +56,10 @@ pub(super) fn run(
     stop: StopPolicy,
     place: Place<'_>,
     timings: &mut Timings,
-) -> Result<Ended, RunError> {
-    let Place { host, templates, signals, control: socket, log, started } = place;
-    let template = templates.choose(host, &plan.machine, &mut |text| note(request, text));
+) -> Result<Ran, RunError> {
+    let Place { host, templates, signals, control: socket, ends, voice, log, started } = place;
+    let Ends { stdin: input, stdout: output, stderr: errors } = ends;
+    let template = templates.choose(host, &plan.machine, &mut |text| note(request, voice, text));
     timings.reach(Phase::TemplateReady);
     if let HostMessage::Run(spec) = &mut message
         && spec.root.image.dax
@@ -68,14 +74,14 @@ pub(super) fn run(
     timings.reach(Phase::VmmStarted);
     let mut vmm = launched.vmm;
     let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
-    let mut streams = Streams::new()?;
-    let outputs = [("standard output", Stream::Stdout, Some(stdout)), ("standard error", Stream::Stderr, stderr)];
-    for (name, stream, channel) in outputs {
-        match (channel, &log, stream) {
-            (None, ..) => {}
-            (Some(channel), Some(log), stream) => streams.add_log(name, channel, LogStream::new(log, stream))?,
-            (Some(channel), None, Stream::Stdout) => streams.add_output(name, channel, io::stdout())?,
-            (Some(channel), None, Stream::Stderr) => streams.add_output(name, channel, io::stderr())?,
+    let mut streams = Streams::new(voice.clone())?;
+    let outputs =
+        [("standard output", Stream::Stdout, Some(stdout), output), ("standard error", Stream::Stderr, stderr, errors)];
+    for (name, stream, channel, end) in outputs {
+        match (channel, &log) {
+            (None, _) => {}
+            (Some(channel), Some(log)) => streams.add_log(name, channel, LogStream::new(log, stream))?,
+            (Some(channel), None) => streams.add_output(name, channel, &end)?,
         }
     }
     let written = streams.counter();
@@ -84,11 +90,11 @@ pub(super) fn run(
     let raw_mode = &mut raw;
     let on_start = Box::new(move |streams: &Streams| {
         started();
-        let Some(stdin) = stdin else { return Ok(()) };
+        let (Some(stdin), Some(input)) = (stdin, input) else { return Ok(()) };
         if request.terminal {
-            *raw_mode = RawMode::enter(io::stdin()).inspect_err(|error| errors::say(&errors::chain(error))).ok();
+            *raw_mode = RawMode::enter(&input).inspect_err(|error| voice.say_error(error)).ok();
         }
-        streams.add_input(stdin, io::stdin())
+        streams.add_input(stdin, &input)
     });
     let task = Task {
         machine: &mut vmm,
@@ -103,8 +109,9 @@ pub(super) fn run(
         timeout: request.timeout,
         stop_timeout: request.stop_timeout,
         grace: supervise::GRACE,
+        voice: voice.clone(),
     };
     let outcome = supervise::supervise(task, timings)?;
     drop(raw);
-    Ok(Ended { outcome, bytes_out: written.bytes() })
+    Ok(Ran { outcome, bytes_out: written.bytes() })
 }

@@ -8,21 +8,24 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use super::guest::{self, Ended, Place};
+use super::guest::{self, Place, Ran};
 use super::outcome::Outcome;
 use super::request::RunRequest;
 use super::signals::Signals;
 use super::stop::StopPolicy;
+use super::surroundings::{Admitted, Surroundings};
 use super::{HOSTNAME_DIGITS, RunError, plan, spec, window_size};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
+use crate::events::{Listeners, What};
 use crate::image::{Images, Prepared};
-use crate::ledger::{self, DesiredStatus, Heartbeat, Ledger, NewTask, Process, Stamp, Status, StopCode, Used};
+use crate::ledger::{
+    self, DesiredStatus, Heartbeat, Ledger, LedgerError, NewTask, Process, Record, Stamp, Status, StopCode, Used,
+};
 use crate::microvm::Host;
 use crate::scratch;
 use crate::task::control::Control;
@@ -31,30 +34,41 @@ use crate::task::folder::TaskFolder;
 use crate::task::log::writer::Log;
 use crate::template::Templates;
 use crate::timings::{Phase, Timings};
+use crate::voice::Voice;
 
-/// Lives it. Gives the exit code; what the user should know besides was told.
-pub(super) fn live(request: &RunRequest, timings: &mut Timings) -> Result<u8, RunError> {
-    let report = request.detach.then(Report::from_environment).transpose()?.flatten();
-    let home = ledger::home::resolve()?;
-    let mut ledger = Ledger::open(&home)?;
-    ledger.settle(&home.join(ledger::TASKS_FOLDER))?;
-    let mut host = Host::open(request.image.kernel.as_deref())?;
-    let mut life = Life::begin(request, &home, ledger, report)?;
+/// How a task ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) id: String,
+    pub(crate) exit_code: u8,
+    pub(crate) stop_code: StopCode,
+    /// Why, as one sentence.
+    pub(crate) reason: String,
+    /// What the user should know that the exit code doesn't say.
+    pub(crate) sentence: Option<String>,
+    /// Its record; `None` when the ledger couldn't be written.
+    pub(crate) record: Option<Record>,
+}
+
+/// Lives it to its end. What the user should know on the way was told.
+///
+/// # Errors
+/// [`RunError`] when it was not admitted. What goes wrong later is its end.
+pub(crate) fn live(request: &RunRequest, surroundings: Surroundings, timings: &mut Timings) -> Result<Ended, RunError> {
+    let listeners = surroundings.listeners.clone();
+    let (mut host, life) = admit(request, &surroundings)
+        .inspect_err(|error| listeners.tell(None, None, What::Failed(errors::chain(error))))?;
     timings.reach(Phase::Admitted);
+    Ok(life.live(request, surroundings, &mut host, timings))
+}
 
-    let cpu_before = cpu_of_children();
-    let result = life.run(request, &home, &mut host, timings);
-    timings.quiet();
-    let cpu_ns = cpu_of_children().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
-    let used = Used { cpu_ns, bytes_out: result.as_ref().ok().map(|ended| ended.bytes_out), ..Used::default() };
-    let result = result.map(|ended| ended.outcome);
-    life.end(request, &result, used);
-    timings.reach(Phase::Finished);
-    let outcome = result?;
-    if let Some(sentence) = outcome.sentence(request.memory) {
-        errors::say(&sentence);
-    }
-    Ok(outcome.exit_code())
+fn admit(request: &RunRequest, surroundings: &Surroundings) -> Result<(Host, Life), RunError> {
+    let report = request.detach.then(Report::from_environment).transpose()?.flatten();
+    let home = &surroundings.home;
+    let mut ledger = Ledger::open(home)?;
+    ledger.settle(&home.join(ledger::TASKS_FOLDER))?;
+    let host = request.image.host()?;
+    Life::begin(request, surroundings, ledger, report).map(|life| (host, life))
 }
 
 /// A task that is in the ledger and has not ended.
@@ -66,18 +80,27 @@ struct Life {
     heartbeat: Heartbeat,
     /// Who waits for the task to run, if it is detached.
     report: Option<Report>,
+    voice: Voice,
+    listeners: Listeners,
 }
 
 impl Life {
     /// Enters the task in the ledger.
-    fn begin(request: &RunRequest, home: &Path, mut ledger: Ledger, report: Option<Report>) -> Result<Self, RunError> {
+    fn begin(
+        request: &RunRequest,
+        surroundings: &Surroundings,
+        mut ledger: Ledger,
+        report: Option<Report>,
+    ) -> Result<Self, RunError> {
+        let Surroundings { home, voice, listeners, admitted, .. } = surroundings;
         let id = task_id(File::open("/dev/urandom")).map_err(RunError::Id)?;
         let folder = TaskFolder::create(home, &id).map_err(RunError::Folder)?;
         let supervisor = Process::own().map_err(RunError::Process)?;
         let mut begun = || {
-            let control = Control::bind(folder.path()).map_err(RunError::Folder)?;
+            let mut control = Control::bind(folder.path()).map_err(RunError::Folder)?;
+            let requests = admitted.is_some().then(|| control.connect()).transpose().map_err(RunError::Folder)?;
             let heartbeat = Heartbeat::start(&folder.heartbeat())?;
-            ledger.admit(&NewTask {
+            let admission = ledger.admit(&NewTask {
                 id: id.clone(),
                 name: request.name.clone(),
                 image: request.image.reference.to_string(),
@@ -88,11 +111,26 @@ impl Life {
                 detached: request.detach,
                 supervisor,
             })?;
+            listeners.tell(Some(&id), Some(admission.created_at), What::Status(Status::Provisioning));
+            if let Some((admitted, requests)) = admitted.as_ref().zip(requests) {
+                // Nobody waits for it where that is gone.
+                let _ = admitted.send(Admitted { id: id.clone(), requests });
+            }
             Ok::<_, RunError>((control, heartbeat))
         };
         match begun() {
             Ok((control, heartbeat)) => {
-                Ok(Self { id, ledger: Rc::new(RefCell::new(ledger)), folder, control, heartbeat, report })
+                let (voice, listeners) = (voice.clone(), listeners.clone());
+                Ok(Self {
+                    id,
+                    ledger: Rc::new(RefCell::new(ledger)),
+                    folder,
+                    control,
+                    heartbeat,
+                    report,
+                    voice,
+                    listeners,
+                })
             }
             Err(error) => {
                 // Nothing knows of it.
@@ -102,70 +140,132 @@ impl Life {
         }
     }
 
+    fn live(
+        mut self,
+        request: &RunRequest,
+        surroundings: Surroundings,
+        host: &mut Host,
+        timings: &mut Timings,
+    ) -> Ended {
+        let cpu_before = cpu_of_children();
+        let result = self.run(request, surroundings, host, timings);
+        timings.quiet();
+        let cpu_ns = cpu_of_children().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let used = Used { cpu_ns, bytes_out: result.as_ref().ok().map(|ran| ran.bytes_out), ..Used::default() };
+        let ended = self.end(request, &result.map(|ran| ran.outcome), used);
+        timings.reach(Phase::Finished);
+        ended
+    }
+
     fn run(
         &mut self,
         request: &RunRequest,
-        home: &Path,
+        surroundings: Surroundings,
         host: &mut Host,
         timings: &mut Timings,
-    ) -> Result<Ended, RunError> {
-        if request.detach {
-            // Whoever reads the caller's messages to their end must not wait for the VMM's.
+    ) -> Result<Ran, RunError> {
+        let Surroundings { home, ends, attached, voice, .. } = surroundings;
+        if request.detach || !attached {
+            // Whoever reads the caller's messages to their end must not wait for the VMM's, and a program has its own.
             host.write_messages_to(self.folder.open_messages().map_err(RunError::Folder)?);
         }
-        self.ledger.borrow_mut().reach(&self.id, Stamp::PullStarted)?;
-        let Prepared { image, rootfs } = Images::open()?.prepare(&request.image, timings)?;
+        self.reach(Stamp::PullStarted)?;
+        let Prepared { image, rootfs } = Images::open_in(&home, voice.clone())?.prepare(&request.image, timings)?;
         self.ledger.borrow_mut().image(&self.id, &image.digest.to_string())?;
-        self.ledger.borrow_mut().reach(&self.id, Stamp::PullStopped)?;
+        self.reach(Stamp::PullStopped)?;
         let hostname = request.hostname.as_deref().or(self.id.get(..HOSTNAME_DIGITS)).unwrap_or(&self.id);
         let stop = StopPolicy::new(spec::stop_signal(&image)?);
-        let scratch = request.disk.map(|size| scratch::create(home, size)).transpose()?;
+        let scratch = request.disk.map(|size| scratch::create(&home, size)).transpose()?;
         let plan = plan::plan(request, &rootfs, scratch, host.kvm());
         let message = spec::task(&image, request, hostname, plan.root.clone(), request.terminal.then(window_size))?;
         let log =
             request.detach.then(|| Log::create(self.folder.path(), request.log)).transpose().map_err(RunError::Log)?;
 
         // From here on a signal is read, not died of: the task would end without being asked to.
-        let signals = Signals::block()?;
-        timings.listen(listener(&self.ledger, &self.id));
-        let (report, id, folder) = (self.report.take(), &self.id, &self.folder);
+        let signals = attached.then(Signals::block).transpose()?;
+        timings.listen(self.listener());
+        let (report, id, folder, voice) = (self.report.take(), &self.id, &self.folder, &voice);
         let place = Place {
             host,
-            templates: &Templates::of(home),
-            signals: &signals,
+            templates: &Templates::of(&home).told_by(voice.clone()),
+            signals: signals.as_ref(),
             control: &mut self.control,
+            ends,
+            voice,
             log: log.map(|log| Arc::new(Mutex::new(log))),
             started: Box::new(move || {
                 if let Some(Err(error)) = report.map(|report| report.started(id, folder)) {
-                    errors::say(&errors::chain(&error));
+                    voice.say_error(&error);
                 }
             }),
         };
         guest::run(request, plan, message, stop, place, timings)
     }
 
+    /// Enters that it reached a point in its life, and tells who listens.
+    fn reach(&self, stamp: Stamp) -> Result<(), LedgerError> {
+        let at = self.ledger.borrow_mut().reach(&self.id, stamp)?;
+        self.listeners.tell(Some(&self.id), Some(at), What::Stamp(stamp));
+        Ok(())
+    }
+
+    /// Enters in the ledger what a task reaches, and tells who listens.
+    fn listener(&self) -> impl FnMut(Phase) + 'static {
+        let (ledger, id) = (Rc::clone(&self.ledger), self.id.clone());
+        let (voice, listeners) = (self.voice.clone(), self.listeners.clone());
+        move |phase| {
+            let what = match phase {
+                Phase::VmmStarted => What::Status(Status::Pending),
+                Phase::AgentReady => What::Status(Status::Activating),
+                Phase::CommandStarted => What::Status(Status::Running),
+                Phase::StopRequested => What::Status(Status::Stopping),
+                Phase::CommandExited => What::Stamp(Stamp::ExecutionStopped),
+                Phase::VmmEnded => What::Status(Status::Deprovisioning),
+                _ => return,
+            };
+            let mut ledger = ledger.borrow_mut();
+            let entered = match &what {
+                What::Status(status) => ledger.reach(&id, *status),
+                What::Stamp(stamp) => ledger.reach(&id, *stamp),
+                _ => return,
+            };
+            let at = entered.inspect_err(|error| voice.say_error(error)).ok();
+            listeners.tell(Some(&id), at, what);
+        }
+    }
+
     /// Enters its end, and lets go of what others reached it by.
-    fn end(self, request: &RunRequest, result: &Result<Outcome, RunError>, used: Used) {
-        let (exit_code, stop_code, reason) = match result {
-            Ok(outcome) => (outcome.exit_code(), outcome.stop_code(), outcome.reason(request.memory)),
-            Err(error) => (EXIT_TASKRUN_FAILED, StopCode::TaskFailedToStart, errors::chain(error)),
+    fn end(self, request: &RunRequest, result: &Result<Outcome, RunError>, used: Used) -> Ended {
+        let Self { id, ledger, folder, control, heartbeat, report: _, voice, listeners } = self;
+        let (exit_code, stop_code, reason, sentence) = match result {
+            Ok(outcome) => {
+                let (reason, sentence) = (outcome.reason(request.memory), outcome.sentence(request.memory));
+                (outcome.exit_code(), outcome.stop_code(), reason, sentence)
+            }
+            Err(error) => {
+                let reason = errors::chain(error);
+                (EXIT_TASKRUN_FAILED, StopCode::TaskFailedToStart, reason.clone(), Some(reason))
+            }
         };
-        let Self { id, ledger, folder, control, heartbeat, report: _ } = self;
         let mut ledger = ledger.borrow_mut();
         let asked = ledger.find(&id).is_ok_and(|record| record.desired_status == DesiredStatus::Stopped);
         let stop_code = match stop_code {
             StopCode::EssentialContainerExited if asked => StopCode::UserInitiated,
             stop_code => stop_code,
         };
-        let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason, used };
+        let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason: reason.clone(), used };
         // The command's result is known and stands, whatever becomes of its record.
         let mut finished = ledger.finish(&id, &end);
         let ran = finished.as_ref().is_ok_and(|record| record.stamps.started_at.is_some());
         if request.remove {
             finished = finished.and_then(|record| ledger.remove(&id).map(|()| record));
         }
-        if let Err(error) = finished {
-            errors::say(&errors::chain(&error));
+        let record = finished.inspect_err(|error| voice.say_error(error)).ok();
+        match &record {
+            Some(record) => {
+                listeners.tell(Some(&id), record.stamps.stopped_at, What::Stopped(Box::new(record.clone())));
+            }
+            None => listeners.tell(Some(&id), None, What::Failed(reason.clone())),
         }
         drop((heartbeat, control));
         if request.detach && !ran {
@@ -175,26 +275,7 @@ impl Life {
         if request.remove || !request.detach || !ran {
             let _ = folder.remove();
         }
-    }
-}
-
-/// Enters in the ledger what a task reaches.
-fn listener(ledger: &Rc<RefCell<Ledger>>, id: &str) -> impl FnMut(Phase) + 'static {
-    let (ledger, id) = (Rc::clone(ledger), id.to_owned());
-    move |phase| {
-        let mut ledger = ledger.borrow_mut();
-        let entered = match phase {
-            Phase::VmmStarted => ledger.reach(&id, Status::Pending),
-            Phase::AgentReady => ledger.reach(&id, Status::Activating),
-            Phase::CommandStarted => ledger.reach(&id, Status::Running),
-            Phase::StopRequested => ledger.reach(&id, Status::Stopping),
-            Phase::CommandExited => ledger.reach(&id, Stamp::ExecutionStopped),
-            Phase::VmmEnded => ledger.reach(&id, Status::Deprovisioning),
-            _ => Ok(()),
-        };
-        if let Err(error) = entered {
-            errors::say(&errors::chain(&error));
-        }
+        Ended { id, exit_code, stop_code, reason, sentence, record }
     }
 }
 

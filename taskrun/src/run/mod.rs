@@ -1,18 +1,20 @@
 //! `taskrun run`: a task from its image to its exit code.
 //!
-//! [`run`] lives a task's life ([`life`]), of which the part with a VMM is in [`guest`].
+//! [`life`] is a task's life, of which the part with a VMM is in [`guest`]. [`crate::Task`] is what programs start it by; [`run`] is
+//! the one that `taskrun` itself is.
 //!
 //! # Layout
 //! - [`request`]: what to run. [`spec`]: what becomes of it for the agent; [`etc`]: files that the task finds in `/etc`.
 //! - [`plan`]: the microVM for it.
 //! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`stop`] what signals
 //!   mean, [`stdio`] the command's streams, [`signals`] where signals come from, [`deadlines`] when it acts by itself.
+//! - [`surroundings`]: what a task has of the process that runs it.
 //! - [`outcome`]: exit codes and sentences.
 
 pub mod deadlines;
 pub mod etc;
 mod guest;
-mod life;
+pub(crate) mod life;
 pub mod outcome;
 pub mod plan;
 pub mod request;
@@ -22,6 +24,7 @@ pub mod spec;
 pub mod stdio;
 pub mod stop;
 pub mod supervise;
+pub mod surroundings;
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
@@ -33,7 +36,9 @@ use self::signals::SignalError;
 use self::spec::SpecError;
 use self::stdio::StdioError;
 use self::supervise::SuperviseError;
+use crate::embed::{Ended, Task, TaskError};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
+use crate::events::lines::{Lines, LinesError};
 use crate::image::PrepareError;
 use crate::ledger::heartbeat::HeartbeatError;
 use crate::ledger::{HomeError, LedgerError};
@@ -42,6 +47,7 @@ use crate::scratch::ScratchError;
 use crate::task::detach::DetachError;
 use crate::terminal;
 use crate::timings::{Timings, TimingsError, TimingsFile};
+use crate::voice::Voice;
 
 /// How many digits of a task's id make its hostname.
 const HOSTNAME_DIGITS: usize = 12;
@@ -97,6 +103,12 @@ pub enum RunError {
     /// The task can't be watched.
     #[error(transparent)]
     Supervise(#[from] SuperviseError),
+    /// The caller's streams can't be used.
+    #[error("The standard streams of this process can't be used")]
+    Ends(#[source] io::Error),
+    /// Events can't be written.
+    #[error(transparent)]
+    Events(#[from] LinesError),
     /// The time stamps can't be written.
     #[error(transparent)]
     Timings(#[from] TimingsError),
@@ -108,9 +120,10 @@ impl From<PrepareError> for RunError {
     }
 }
 
-/// Runs a task to its end, tells the user what the exit code alone does not, and gives the exit code.
+/// `taskrun run`: runs a task to its end as this process's own, tells the user what the exit code alone does not, and gives
+/// the exit code.
 #[must_use]
-pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
+pub fn run(request: RunRequest, mut timings: Timings) -> u8 {
     let file = match request.timings.as_deref().map(TimingsFile::prepare).transpose() {
         Ok(file) => file,
         Err(error) => {
@@ -118,7 +131,7 @@ pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
             return EXIT_TASKRUN_FAILED;
         }
     };
-    let exit_code = life::live(request, &mut timings).unwrap_or_else(|error| {
+    let exit_code = attached(request, &mut timings).unwrap_or_else(|error| {
         errors::say(&errors::chain(&error));
         EXIT_TASKRUN_FAILED
     });
@@ -128,10 +141,26 @@ pub fn run(request: &RunRequest, mut timings: Timings) -> u8 {
     exit_code
 }
 
+fn attached(request: RunRequest, timings: &mut Timings) -> Result<u8, TaskError> {
+    let lines = request.events.map(Lines::adopt).transpose().map_err(RunError::Events)?;
+    let mut task = Task::of(request);
+    if let Some(lines) = lines.clone() {
+        task = task.on_event(move |event| lines.write(event));
+    }
+    let ended = task.run_attached(timings);
+    if let Ok(Ended { message: Some(message), .. }) = &ended {
+        errors::say(message);
+    }
+    if let Some(lines) = lines {
+        lines.finish();
+    }
+    ended.map(|ended| ended.exit_code)
+}
+
 /// Tells who watches what takes long.
-fn note(request: &RunRequest, text: &str) {
+fn note(request: &RunRequest, voice: &Voice, text: &str) {
     if !request.image.quiet && io::stderr().is_terminal() {
-        errors::say(text);
+        voice.say(text);
     }
 }
 

@@ -14,6 +14,9 @@ use crate::image::{ImageRequest, Transport};
 use crate::size::{Cpu, Memory};
 use crate::task::log::Limits;
 
+/// How long a task may take to stop, by default.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A task as its caller wants it. What is not said here is the image's to say.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
@@ -55,6 +58,8 @@ pub struct RunRequest {
     pub stop_timeout: Duration,
     /// Where the time stamps are written.
     pub timings: Option<PathBuf>,
+    /// The descriptor of the caller's that events are written to.
+    pub events: Option<i32>,
     /// Its name, for people.
     pub name: Option<String>,
     /// What the caller wants to find it by.
@@ -67,10 +72,12 @@ pub struct RunRequest {
     pub log: Limits,
 }
 
-#[cfg(test)]
 impl RunRequest {
     /// A task of this image in which everything is as it is by default.
-    pub(crate) fn of_image(reference: &str) -> Result<Self, images::reference::ReferenceError> {
+    ///
+    /// # Errors
+    /// [`ReferenceError`](images::reference::ReferenceError).
+    pub fn of_image(reference: &str) -> Result<Self, images::reference::ReferenceError> {
         Ok(Self {
             image: ImageRequest::new(images::Reference::parse(reference)?),
             arguments: Vec::new(),
@@ -89,8 +96,9 @@ impl RunRequest {
             cpu: Cpu::DEFAULT,
             memory: Memory::DEFAULT,
             timeout: None,
-            stop_timeout: Duration::from_secs(30),
+            stop_timeout: STOP_TIMEOUT,
             timings: None,
+            events: None,
             name: None,
             labels: BTreeMap::new(),
             detach: false,

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::task::log::writer::LogStream;
+use crate::voice::Voice;
 
 /// Bytes copied at once: enough that the number of system calls does not matter.
 const CHUNK: usize = 256 << 10;
@@ -40,6 +41,8 @@ pub struct Streams {
     ended: Arc<EventFd>,
     /// Readable when the input should end.
     stop_input: Arc<EventFd>,
+    /// Hears of outputs that can't be written.
+    voice: Voice,
 }
 
 /// How far an output is.
@@ -53,13 +56,13 @@ struct Progress {
 }
 
 impl Streams {
-    /// No stream yet.
+    /// No stream yet. `voice` is told of outputs that can't be written.
     ///
     /// # Errors
     /// [`StdioError`].
-    pub fn new() -> Result<Self, StdioError> {
+    pub fn new(voice: Voice) -> Result<Self, StdioError> {
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map(Arc::new);
-        Ok(Self { outputs: Vec::new(), ended: event()?, stop_input: event()? })
+        Ok(Self { outputs: Vec::new(), ended: event()?, stop_input: event()?, voice })
     }
 
     /// Starts to copy `channel` to `output` until one of them ends. `name` is for messages.
@@ -81,15 +84,14 @@ impl Streams {
 
     fn add(&mut self, name: &'static str, channel: UnixStream, mut output: Sink) -> Result<(), StdioError> {
         let (progress, ended) = (Arc::new(Progress::default()), Arc::clone(&self.ended));
+        let voice = self.voice.clone();
         self.outputs.push(Arc::clone(&progress));
         let copy = move || {
             if let Err(error) = copy_output(&channel, &mut output, &progress)
                 && error.kind() != io::ErrorKind::BrokenPipe
             {
-                crate::errors::say(&format!(
-                    "The {name} of the task can't be written: {}",
-                    crate::errors::chain(&error)
-                ));
+                let error = crate::errors::chain(&error);
+                voice.say(&format!("The {name} of the task can't be written: {error}"));
             }
             // Closed before the end is told, so that the guest's writer is not left waiting.
             drop(channel);
@@ -214,7 +216,10 @@ fn copy_output(channel: &UnixStream, output: &mut Sink, progress: &Progress) -> 
 }
 
 /// Writes a part of `bytes`, and waits for that even where the descriptor does not block.
-fn write_some(output: &mut &File, bytes: &[u8]) -> io::Result<usize> {
+///
+/// # Errors
+/// Those of the descriptor.
+pub fn write_some(output: &mut &File, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match output.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -276,7 +281,7 @@ mod tests {
 
     #[test]
     fn output_arrives_whole_and_apart() {
-        let (mut streams, bytes) = (Streams::new().unwrap(), vec![7; 3 << 20]);
+        let (mut streams, bytes) = (Streams::new(Voice::stderr()).unwrap(), vec![7; 3 << 20]);
         let outputs: Vec<_> = ["standard output", "standard error"]
             .map(|name| {
                 let (channel, mut guest) = UnixStream::pair().unwrap();
@@ -305,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_closes_its_end_closes_the_guests() {
-        let mut streams = Streams::new().unwrap();
+        let mut streams = Streams::new(Voice::stderr()).unwrap();
         let (channel, mut guest) = UnixStream::pair().unwrap();
         let (reader, writer) = pipe().unwrap();
         streams.add_output("standard output", channel, &writer).unwrap();
@@ -317,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_does_not_read_stops_the_guest() {
-        let mut streams = Streams::new().unwrap();
+        let mut streams = Streams::new(Voice::stderr()).unwrap();
         let (channel, guest) = UnixStream::pair().unwrap();
         let (mut reader, writer) = pipe().unwrap();
         streams.add_output("standard output", channel, &writer).unwrap();
@@ -343,7 +348,7 @@ mod tests {
 
     #[test]
     fn output_to_a_descriptor_that_does_not_block_is_whole() {
-        let mut streams = Streams::new().unwrap();
+        let mut streams = Streams::new(Voice::stderr()).unwrap();
         let (channel, mut guest) = UnixStream::pair().unwrap();
         let (mut reader, writer) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
@@ -357,7 +362,7 @@ mod tests {
 
     #[test]
     fn input_arrives_whole_and_its_end_too() {
-        let streams = Streams::new().unwrap();
+        let streams = Streams::new(Voice::stderr()).unwrap();
         let (channel, mut guest) = UnixStream::pair().unwrap();
         let (reader, mut writer) = pipe().unwrap();
         streams.add_input(channel, &reader).unwrap();
@@ -370,7 +375,7 @@ mod tests {
 
     #[test]
     fn input_ends_with_the_task_and_takes_nothing_more() {
-        let streams = Streams::new().unwrap();
+        let streams = Streams::new(Voice::stderr()).unwrap();
         let (channel, mut guest) = UnixStream::pair().unwrap();
         let (mut reader, mut writer) = pipe().unwrap();
         streams.add_input(channel, &reader).unwrap();

@@ -36,6 +36,7 @@ use crate::errors;
 use crate::microvm::{AgentConnection, Job, Machine};
 use crate::task::control::{Control, Request};
 use crate::timings::{Phase, Timings};
+use crate::voice::Voice;
 
 /// How long a guest whose task is over may take to power off, and a killed task to end, in earnest.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -57,8 +58,8 @@ pub struct Task<'a, M> {
     pub agent: AgentConnection,
     /// What the agent is to do.
     pub job: Job,
-    /// The signals of this process.
-    pub signals: &'a Signals,
+    /// The signals of this process; `None` where they aren't the task's.
+    pub signals: Option<&'a Signals>,
     /// Where other processes ask for the task's end; `None` where there is no such place.
     pub control: Option<&'a mut Control>,
     /// The outputs.
@@ -75,6 +76,8 @@ pub struct Task<'a, M> {
     pub stop_timeout: Duration,
     /// How long a guest whose task is over may take to power off, and a killed task to end.
     pub grace: Duration,
+    /// Hears what the user should know meanwhile.
+    pub voice: Voice,
 }
 
 impl<M> std::fmt::Debug for Task<'_, M> {
@@ -120,6 +123,7 @@ pub fn supervise<M: Machine>(task: Task<'_, M>, timings: &mut Timings) -> Result
         timeout: task.timeout,
         stop_timeout: task.stop_timeout,
         grace: task.grace,
+        voice: task.voice,
         session: Session::default(),
         early: Vec::new(),
         deadlines: Deadlines { timeout: start_by, ..Deadlines::default() },
@@ -146,7 +150,7 @@ struct Supervisor<'a, M> {
     machine: &'a mut M,
     agent: AgentConnection,
     job: Job,
-    signals: &'a Signals,
+    signals: Option<&'a Signals>,
     control: Option<&'a mut Control>,
     streams: Streams,
     on_start: Option<OnStart<'a>>,
@@ -155,6 +159,7 @@ struct Supervisor<'a, M> {
     timeout: Option<Duration>,
     stop_timeout: Duration,
     grace: Duration,
+    voice: Voice,
     session: Session,
     /// What the agent gets behind the task.
     early: Vec<HostMessage>,
@@ -209,11 +214,12 @@ impl<M: Machine> Supervisor<'_, M> {
 
     /// Waits until something is ready or overdue.
     fn wait(&self) -> Result<Vec<Source>, SuperviseError> {
-        let mut sources = vec![Source::Signals, Source::Outputs];
-        let mut descriptors = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.streams.event(), PollFlags::POLLIN),
-        ];
+        let mut sources = vec![Source::Outputs];
+        let mut descriptors = vec![PollFd::new(self.streams.event(), PollFlags::POLLIN)];
+        if let Some(signals) = self.signals {
+            sources.push(Source::Signals);
+            descriptors.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
         if self.agent.is_open() {
             let write = if self.agent.has_outgoing() { PollFlags::POLLOUT } else { PollFlags::empty() };
             sources.push(Source::Agent);
@@ -266,7 +272,7 @@ impl<M: Machine> Supervisor<'_, M> {
     }
 
     fn read_signals(&mut self) -> Result<(), SuperviseError> {
-        while let Some(signal) = self.signals.next()? {
+        while let Some(signal) = self.signals.map(Signals::next).transpose()?.flatten() {
             let ends = matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT);
             let before_command = matches!(self.session.stage(), Stage::Connecting | Stage::Starting);
             if self.machine_gone {
@@ -348,7 +354,7 @@ impl<M: Machine> Supervisor<'_, M> {
                     }
                 }
             }
-            Progress::Warning(text) => errors::say(&text),
+            Progress::Warning(text) => self.voice.say(&text),
             Progress::Nothing => {}
             Progress::Exited(status) => {
                 self.timings.reach(Phase::CommandExited);
@@ -440,7 +446,7 @@ impl<M: Machine> Supervisor<'_, M> {
             Stage::Connecting | Stage::Starting => self.end_machine(Outcome::TimedOut),
             Stage::Running => {
                 let timeout = humantime::format_duration(self.timeout.unwrap_or_default());
-                errors::say(&format!("The task timed out after {timeout} and is asked to stop"));
+                self.voice.say(&format!("The task timed out after {timeout} and is asked to stop"));
                 let step = self.stop.timeout();
                 self.take(step);
             }

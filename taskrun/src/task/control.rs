@@ -68,6 +68,17 @@ impl Control {
         Ok(Self { listener, path: folder.join(NAME), peers: Vec::new() })
     }
 
+    /// A connection for this process's own requests. See [`Connection::tell`].
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn connect(&mut self) -> io::Result<Connection> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        self.peers.push(Peer { stream: ours, input: Vec::new() });
+        Ok(Connection(theirs))
+    }
+
     /// What to wait for: requests are there when one is readable.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.listener.as_fd()).chain(self.peers.iter().map(|peer| peer.stream.as_fd()))
@@ -148,6 +159,26 @@ impl Connection {
         let asked = self.0.write_all(&line).and_then(|()| BufReader::new(&self.0).read_until(b'\n', &mut answer));
         match asked {
             Ok(_) => Ok(answer == TAKEN),
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says something, and doesn't wait until it is taken. `false` when the supervisor ended first.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn tell(&mut self, request: &Request) -> io::Result<bool> {
+        // The answers to what was said before: the supervisor lets go of a peer that doesn't read them.
+        self.0.set_nonblocking(true)?;
+        while matches!(self.0.read(&mut [0; LONGEST]), Ok(length) if length > 0) {}
+        self.0.set_nonblocking(false)?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        match self.0.write_all(&line) {
+            Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Ok(false)
             }

@@ -14,7 +14,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Stdio};
 
@@ -24,6 +24,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{dup2_stderr, getppid, setsid};
 
 use super::folder::TaskFolder;
+use crate::inherited;
 
 /// The variable that tells a supervisor where to report, as `DESCRIPTOR:PROCESS`, the process being its caller.
 const VARIABLE: &str = "TASKRUN_REPORT";
@@ -111,15 +112,14 @@ impl Report {
         let parsed = value.to_str().and_then(|value| value.split_once(':'));
         let parsed = parsed.and_then(|(fd, caller)| Some((fd.parse::<RawFd>().ok()?, caller.parse::<i32>().ok()?)));
         let refused = || DetachError::Variable(value.to_string_lossy().into_owned());
-        let (fd, caller) = parsed.filter(|(fd, _)| *fd > 2).ok_or_else(refused)?;
+        let (fd, caller) = parsed.ok_or_else(refused)?;
         // Its program was `exe` for the kernel. It is not worth failing for.
         let _ = set_name(c"taskrun");
         set_pdeathsig(Signal::SIGTERM).map_err(|error| DetachError::Leave(error.into()))?;
         if getppid().as_raw() != caller {
             return Err(DetachError::Orphan);
         }
-        let report = adopt(fd).filter(|file| fcntl(file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_ok());
-        report.map(|file| Some(Self(file))).ok_or_else(refused)
+        inherited::adopt(fd).map(|file| Some(Self(file))).ok_or_else(refused)
     }
 
     /// Tells the caller that the task runs, and leaves it.
@@ -137,19 +137,4 @@ impl Report {
         };
         leave(&mut self.0).map_err(DetachError::Leave)
     }
-}
-
-/// Takes a descriptor that this process was started with.
-#[expect(unsafe_code, reason = "a descriptor that is known by its number alone")]
-fn adopt(fd: RawFd) -> Option<File> {
-    fcntl_is_open(fd).then(|| {
-        // SAFETY: the descriptor is open, and was made by the caller for this use alone: nothing else in this process, which has
-        // just begun, owns it.
-        File::from(unsafe { OwnedFd::from_raw_fd(fd) })
-    })
-}
-
-/// Whether this is a descriptor of this process.
-fn fcntl_is_open(fd: RawFd) -> bool {
-    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()
 }

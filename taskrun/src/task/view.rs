@@ -77,7 +77,9 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
-fn time(stamp: Option<Timestamp>) -> Option<String> {
+/// A time as it is printed for programs: RFC 3339 with milliseconds, UTC.
+#[must_use]
+pub fn time(stamp: Option<Timestamp>) -> Option<String> {
     stamp.map(|stamp| stamp.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 

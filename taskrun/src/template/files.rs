@@ -194,7 +194,7 @@ mod tests {
             fs::write(folder.join(key).join(STATE), "").unwrap();
             fs::write(folder.join(key).join(ABOUT), "nonsense").unwrap();
         }
-        (home, Templates { folder })
+        (home, Templates { folder, voice: crate::voice::Voice::stderr() })
     }
 
     fn key(start: &str) -> String {

@@ -35,6 +35,7 @@ use self::key::{Inputs, Key, KeyError};
 use self::verified::Damage;
 use crate::errors;
 use crate::microvm::{Host, Plan, TemplateFiles};
+use crate::voice::Voice;
 
 /// The folder of templates in taskrun's home.
 pub const FOLDER: &str = "templates";
@@ -101,6 +102,7 @@ impl Template {
 #[derive(Debug)]
 pub struct Templates {
     folder: PathBuf,
+    voice: Voice,
 }
 
 impl Templates {
@@ -109,7 +111,13 @@ impl Templates {
     pub fn of(home: &Path) -> Self {
         let named = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty());
         let named = named.and_then(|folder| std::path::absolute(folder).ok());
-        Self { folder: named.unwrap_or_else(|| home.join(FOLDER)) }
+        Self { folder: named.unwrap_or_else(|| home.join(FOLDER)), voice: Voice::stderr() }
+    }
+
+    /// Tells this voice, and not standard error, what the user should know.
+    #[must_use]
+    pub fn told_by(self, voice: Voice) -> Self {
+        Self { voice, ..self }
     }
 
     /// The template to start `plan` from. `None` when it is to boot instead; the user was told why where that isn't what
@@ -120,7 +128,7 @@ impl Templates {
         }
         let found = self.get(host, plan.vcpus, plan.memory_mib, note);
         found.unwrap_or_else(|error| {
-            errors::say(&format!("{}; the guest boots without one", errors::chain(&error)));
+            self.voice.say(&format!("{}; the guest boots without one", errors::chain(&error)));
             None
         })
     }
@@ -145,7 +153,7 @@ impl Templates {
             Ok(None) => {}
             Err(damage) => {
                 let damage = errors::chain(&damage);
-                errors::say(&format!("The template {} is damaged and is made anew: {damage}", key.short()));
+                self.voice.say(&format!("The template {} is damaged and is made anew: {damage}", key.short()));
             }
         }
         self.make(host, &inputs, &key, note).map(Some)

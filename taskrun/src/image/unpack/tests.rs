@@ -70,6 +70,7 @@ fn watch(says: &[AgentMessage], end: Option<&EndReason>) -> (Result<UnpackReport
             job: Job::booting(HostMessage::Unpack(Box::default())),
             greeted: false,
             on_step: &mut on_step,
+            voice: &Voice::stderr(),
             warnings: 0,
             result: None,
             end_reason: None,

@@ -141,7 +141,7 @@ fn play() -> (Play, Guest) {
     let (ours, agent) = UnixStream::pair().unwrap();
     let (channel, stdout) = UnixStream::pair().unwrap();
     let (reader, writer) = pipe().unwrap();
-    let mut streams = Streams::new().unwrap();
+    let mut streams = Streams::new(Voice::stderr()).unwrap();
     streams.add_output("standard output", channel, &writer).unwrap();
     let ends = [&agent, &stdout].map(|end| end.try_clone().unwrap()).into();
     let (sender, gone) = mpsc::channel();
@@ -183,7 +183,8 @@ impl Play {
             machine: &mut self.vmm,
             agent: self.agent,
             job: Job::booting(HostMessage::Run(Box::default())),
-            signals,
+            signals: Some(signals),
+            voice: Voice::stderr(),
             control: None,
             streams: self.streams,
             on_start: Box::new(|_| {
