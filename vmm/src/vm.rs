@@ -105,7 +105,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A VM with this memory and no devices.
+    /// A VM with this memory, and neither interrupt controllers nor devices.
     ///
     /// # Errors
     /// When KVM is missing, too old, or refuses.
@@ -116,7 +116,6 @@ impl Vm {
             return Err(VmError::Lacks(missing));
         }
         let fd = create(&kvm).map_err(VmError::Create)?;
-        arch::set_up_vm(&fd)?;
         let vm = Self { kvm, fd, memory: ram.into(), buses: Buses::default() };
         vm.register(&vm.memory, 0, 0).map_err(VmError::Memory)?;
         Ok(vm)
@@ -134,6 +133,15 @@ impl Vm {
         self.memory = GuestMemory::new((*self.memory).clone(), files);
         let first = u32::try_from(self.memory.num_regions()).unwrap_or(u32::MAX);
         self.register(self.memory.files(), first, KVM_MEM_READONLY).map_err(VmError::Files)
+    }
+
+    /// Adds the interrupt controllers and the timer, when all memory is there: in a VM that has these, KVM waits a few
+    /// milliseconds for each memory that is added.
+    ///
+    /// # Errors
+    /// When KVM lacks a part.
+    pub fn add_interrupt_controllers(&self) -> Result<(), VmError> {
+        Ok(arch::set_up_vm(&self.fd)?)
     }
 
     /// What the guest sees as memory.

@@ -178,7 +178,8 @@ impl Devices {
     }
 }
 
-/// The devices, with `window` bytes of persistent memory in the template's place. Persistent memory goes behind the memory.
+/// The devices, with `window` bytes of persistent memory in the template's place. Persistent memory goes behind the memory; then
+/// `vm` has all of its memory, and gets its interrupt controllers.
 fn devices(
     config: &VmConfig,
     window: Option<u64>,
@@ -216,6 +217,7 @@ fn devices(
         first.push(Box::new(Pmem::new(start, pmem.length)));
     }
     vm.add_files(files.finish()?)?;
+    vm.add_interrupt_controllers()?;
     Ok(Devices { first, last })
 }
 
