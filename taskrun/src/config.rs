@@ -10,6 +10,9 @@
 //! max-bytes = "64GB"                    # of an image's files, uncompressed
 //! max-entries = 2000000
 //!
+//! [cpu]
+//! enforce = "auto"                      # who holds tasks to their shares: "auto", "cgroup2", "cgroup1" or "vmm"
+//!
 //! [billing]                             # how a task's time is counted, and what it costs
 //! rounding_seconds = 1
 //! minimum_seconds = 60
@@ -32,6 +35,7 @@ use images::registry::{RegistryConfig, RegistryTables};
 use serde::Deserialize;
 
 use crate::bytes::Bytes;
+use crate::cpu::Wanted;
 use crate::ledger::billing::Rules;
 use crate::size::{Cpu, Memory};
 use crate::usage::price::PriceList;
@@ -76,8 +80,18 @@ pub struct Config {
     pub registries: RegistryConfig,
     /// How images are unpacked.
     pub unpack: UnpackConfig,
+    /// How tasks' shares of processors are enforced.
+    pub cpu: CpuConfig,
     /// How tasks are billed.
     pub billing: BillingConfig,
+}
+
+/// How tasks' shares of processors are enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuConfig {
+    /// By whom.
+    pub enforce: Wanted,
 }
 
 /// How tasks are billed. How time is counted is fixed for a task at its admission; prices are applied when a cost is printed.
@@ -144,6 +158,7 @@ impl UnpackConfig {
 struct File {
     registry: RegistryTables,
     unpack: UnpackConfig,
+    cpu: CpuConfig,
     billing: BillingConfig,
 }
 
@@ -169,7 +184,8 @@ impl Config {
             line: error.span().map_or(1, |span| line_of(text, span.start)),
             problem: error.message().to_owned(),
         })?;
-        Ok(Self { registries: RegistryConfig::new(path, file.registry)?, unpack: file.unpack, billing: file.billing })
+        let File { registry, unpack, cpu, billing } = file;
+        Ok(Self { registries: RegistryConfig::new(path, registry)?, unpack, cpu, billing })
     }
 }
 
@@ -239,6 +255,15 @@ mod tests {
         assert_eq!((unpack.vcpus(), unpack.memory.mib()), (1, 2048));
         assert_eq!((unpack.max_bytes, unpack.max_entries), (3 << 29, 10));
         assert_eq!(parse("[unpack]\nmemory = 256\n").unwrap().unpack.memory.mib(), 256);
+    }
+
+    #[test]
+    fn a_mechanism_for_shares_can_be_wanted() {
+        let wanted = |text: &str| parse(text).map(|config| config.cpu.enforce);
+        assert_eq!(wanted("").unwrap(), Wanted::Auto);
+        assert_eq!(wanted("[cpu]\nenforce = \"cgroup2\"\n").unwrap(), Wanted::Cgroup2);
+        assert_eq!(wanted("[cpu]\nenforce = \"vmm\"\n").unwrap(), Wanted::Vmm);
+        assert!(wanted("[cpu]\nenforce = \"no\"\n").unwrap_err().to_string().contains("cgroup1"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::{fs, thread};
 use kvm_ioctls::{Cap, Kvm};
 use nix::unistd::{AccessFlags, access};
 
+use crate::config::Config;
+use crate::cpu;
 use crate::errors::chain;
 use crate::image::Images;
 use crate::install::{InstallError, Installation};
@@ -47,7 +49,7 @@ use Finding::{Bad, Good, Slow};
 /// # Errors
 /// Those of `out`.
 pub fn run(kernel: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
-    let checks: [(&str, &dyn Fn() -> Finding); 13] = [
+    let checks: [(&str, &dyn Fn() -> Finding); 14] = [
         ("KVM", &kvm),
         ("Hardware virtualisation", &hardware),
         ("VMM", &|| installed(kernel, vmm)),
@@ -60,6 +62,7 @@ pub fn run(kernel: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
         ("Scratch disks", &scratch_disks),
         ("Memory", &|| memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())),
         ("CPUs", &processors),
+        ("CPU shares", &shares),
         ("Version", &|| Good(format!("taskrun {}", env!("CARGO_PKG_VERSION")))),
     ];
     let mut findings = Vec::new();
@@ -228,6 +231,23 @@ fn processors() -> Finding {
     }
 }
 
+/// Who holds tasks to shares that are less than whole vCPUs.
+fn shares() -> Finding {
+    let home = match ledger::home::resolve() {
+        Ok(home) => home,
+        Err(error) => return Bad(chain(&error)),
+    };
+    let wanted = match Config::load(&home) {
+        Ok(config) => config.cpu.enforce,
+        Err(error) => return Bad(chain(&error)),
+    };
+    match cpu::probe(wanted, &home) {
+        Ok((enforcement, Some(place))) => Good(format!("{enforcement} holds tasks to theirs, in {}", place.display())),
+        Ok((_, None)) => Good("each VMM holds itself to its task's; no cgroup can be had for it".to_owned()),
+        Err(error) => Bad(chain(&error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +258,7 @@ mod tests {
         let code = run(Some(Path::new("/no/such/kernel")), &mut out).unwrap();
         let report = String::from_utf8(out).unwrap();
         assert_eq!(code, 1);
-        assert_eq!(report.lines().count(), 13);
+        assert_eq!(report.lines().count(), 14);
         let kernel = report.lines().find(|line| line.contains("Guest kernel")).unwrap();
         assert!(kernel.starts_with("FAIL ") && kernel.contains("/no/such/kernel") && kernel.contains("--kernel"));
     }

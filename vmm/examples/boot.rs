@@ -169,8 +169,17 @@ fn launch(options: Options) -> anyhow::Result<(VmConfig, Vec<OwnedFd>, Vec<UnixS
         channels.push(ChannelConfig { port, stream: given.add(theirs) });
         streams.push(ours);
     }
-    let config =
-        VmConfig { vcpus, memory_mib, kvm, start, console, blocks: block_configs, pmems: pmem_configs, channels };
+    let config = VmConfig {
+        vcpus,
+        cpu_units: None,
+        memory_mib,
+        kvm,
+        start,
+        console,
+        blocks: block_configs,
+        pmems: pmem_configs,
+        channels,
+    };
     Ok((config, given.0, streams))
 }
 

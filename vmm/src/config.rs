@@ -22,6 +22,9 @@ pub struct FdIndex(pub usize);
 pub struct VmConfig {
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
+    /// The share of processors that the vCPUs hold themselves to, in units of which [`UNITS_PER_CPU`] are one processor, from
+    /// [`Request::Pace`](crate::control::Request::Pace) on; `None` where nothing holds them, or a cgroup does.
+    pub cpu_units: Option<u32>,
     /// Guest memory in MiB, at least [`MIN_MEMORY_MIB`]; the size of the memfd at `memory`.
     pub memory_mib: u32,
     /// `/dev/kvm`.
@@ -119,6 +122,9 @@ pub struct ChannelConfig {
     /// One end of an `AF_UNIX` stream socket pair.
     pub stream: FdIndex,
 }
+
+/// Units in which shares of processors are counted: so many are one.
+pub const UNITS_PER_CPU: u32 = 1024;
 
 /// The most vCPUs of a microVM.
 pub const MAX_VCPUS: u8 = 16;

@@ -1,7 +1,7 @@
 //! The control socket between the runtime and its VMM: `AF_UNIX`, `SOCK_SEQPACKET`, the VMM's standard input.
 //!
 //! One packet is one JSON message. The runtime's first is the [`VmConfig`](crate::config::VmConfig) with the descriptors;
-//! after that only the VMM speaks. When the runtime is gone the VMM sees end of file and ends at once.
+//! after that it has only [`Request`]s, and the VMM speaks. When the runtime is gone the VMM sees end of file and ends at once.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,6 +21,14 @@ pub const MAX_DESCRIPTORS: usize = 253;
 
 /// The longest message, in bytes. Below the kernel's default for a socket's buffer, so that no message waits for room.
 pub const MAX_MESSAGE: usize = 128 << 10;
+
+/// What the runtime says to a VMM whose machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// From now on the vCPUs hold themselves to the share in the description.
+    Pace,
+}
 
 /// What a VMM says to the runtime.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +99,22 @@ pub fn send_config(
 /// [`ControlError::Closed`] when the runtime is gone, and those of a message that isn't one.
 pub fn receive_config(socket: BorrowedFd<'_>) -> Result<(VmConfig, Vec<OwnedFd>), ControlError> {
     receive(socket)?.ok_or(ControlError::Closed)
+}
+
+/// Sends a request to a VMM.
+///
+/// # Errors
+/// When the VMM is gone.
+pub fn send_request(socket: BorrowedFd<'_>, request: Request) -> Result<(), ControlError> {
+    send(socket, &request, &[])
+}
+
+/// Receives the runtime's next request; `None` when the runtime is gone.
+///
+/// # Errors
+/// Those of the socket, and of a message that isn't a request.
+pub fn receive_request(socket: BorrowedFd<'_>) -> Result<Option<Request>, ControlError> {
+    Ok(receive(socket)?.map(|(request, _)| request))
 }
 
 /// Sends an event to the runtime.
@@ -182,6 +206,7 @@ mod tests {
     fn config(extra: usize) -> VmConfig {
         VmConfig {
             vcpus: 1,
+            cpu_units: None,
             memory_mib: 64,
             kvm: FdIndex(0),
             start: Start::Boot(Boot {

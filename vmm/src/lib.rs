@@ -10,7 +10,7 @@
 //! - [`arch`]: what depends on the CPU's architecture: addresses, boot, the first state of a vCPU.
 //! - [`vm`], [`memory`], [`cmdline`]: the parts that [`machine`] joins.
 //! - [`template`]: a guest that was saved, and others that start where it stopped.
-//! - [`vcpu`], [`exits`], [`ending`]: running vCPUs, and how a guest's end becomes known.
+//! - [`vcpu`], [`exits`], [`pace`], [`ending`]: running vCPUs, how fast, and how a guest's end becomes known.
 //! - [`bus`]: devices at addresses, each seeing only offsets.
 //! - [`devices`]: serial, i8042, the ports by which guest and VMM tell each other something, and virtio over MMIO.
 //! - [`random`]: the host's randomness.
@@ -28,6 +28,7 @@ pub mod ending;
 pub mod exits;
 pub mod machine;
 pub mod memory;
+pub mod pace;
 pub mod random;
 pub mod template;
 pub mod vcpu;

@@ -17,14 +17,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::read;
 
 use self::build::Descriptors;
 use self::save::Save;
 use crate::arch::{BootError, CpuError};
 use crate::cmdline::CommandLineError;
 use crate::config::ConfigError;
-use crate::control::{self, ControlError, VmmEvent};
+use crate::control::{self, ControlError, Request, VmmEvent};
 use crate::devices::seed::SeedPorts;
 use crate::devices::virtio::blk::LayoutError;
 use crate::devices::virtio::mmio::RestoreError;
@@ -33,6 +32,7 @@ use crate::devices::virtio::thread::DeviceThread;
 use crate::end::EndReason;
 use crate::ending::Ending;
 use crate::memory::MemoryError;
+use crate::pace::Pace;
 use crate::template::TemplateError;
 use crate::vcpu::{RunningVcpu, Vcpu, VcpuError};
 use crate::vm::{Vm, VmError};
@@ -126,6 +126,8 @@ struct Machine {
     vm: Vm,
     slots: Vec<Slot>,
     vcpus: Vec<Vcpu>,
+    /// The share of processors that the vCPUs hold themselves to.
+    pace: Option<Arc<Pace>>,
     /// Where it is saved when it is ready, if it is to be.
     save: Option<Save>,
 }
@@ -135,8 +137,8 @@ impl Machine {
         let ending = Arc::clone(&self.ending);
         let devices = DeviceThread::spawn(&self.slots, move |reason| ending.end(reason))?;
         let vcpus = mem::take(&mut self.vcpus).into_iter().map(Vcpu::start).collect::<Result<_, _>>()?;
-        let Self { ending, vm, slots, save, .. } = self;
-        Ok(RunningMachine { ending, vm, slots, vcpus, devices, save })
+        let Self { ending, vm, slots, pace, save, .. } = self;
+        Ok(RunningMachine { ending, vm, slots, vcpus, devices, pace, save })
     }
 }
 
@@ -148,14 +150,15 @@ struct RunningMachine {
     slots: Vec<Slot>,
     vcpus: Vec<RunningVcpu>,
     devices: DeviceThread,
+    pace: Option<Arc<Pace>>,
     save: Option<Save>,
 }
 
 impl RunningMachine {
     /// Waits for the end of the guest, and until its devices have finished. `None` when the runtime is gone first.
     fn wait(self, control: BorrowedFd<'_>) -> Result<Option<EndReason>, MachineError> {
-        let ending = Arc::clone(&self.ending);
-        if !wait_for(ending.as_fd(), control)? {
+        let (ending, pace) = (Arc::clone(&self.ending), self.pace.clone());
+        if !wait_for(ending.as_fd(), control, pace.as_deref())? {
             // The process is about to end, threads and all; nothing of the machine need be waited for.
             mem::forget(self);
             return Ok(None);
@@ -168,7 +171,7 @@ impl RunningMachine {
             reason
         };
         let finish = thread::Builder::new().name("finish".into()).spawn(finish)?;
-        if !wait_for(finished.as_fd(), control)? {
+        if !wait_for(finished.as_fd(), control, None)? {
             return Ok(None);
         }
         // It has only to return. A panic in it ends the process.
@@ -197,8 +200,9 @@ impl RunningMachine {
     }
 }
 
-/// Waits until `event` is readable or at its end. `false` when the runtime is gone first.
-fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<bool, MachineError> {
+/// Waits until `event` is readable or at its end, and does what the runtime wants meanwhile. `false` when the runtime is gone
+/// first.
+fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>, pace: Option<&Pace>) -> Result<bool, MachineError> {
     loop {
         let mut fds = [PollFd::new(control, PollFlags::POLLIN), PollFd::new(event, PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
@@ -206,9 +210,13 @@ fn wait_for(event: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<bool, Mach
             result => result.map_err(io::Error::from)?,
         };
         let [runtime, event] = fds.map(|fd| fd.any().unwrap_or(false));
-        // Nothing is expected from the runtime after the description; what comes all the same is thrown away.
-        if runtime && !matches!(read(control, &mut [0; 1]), Ok(1) | Err(Errno::EINTR)) {
-            return Ok(false);
+        if runtime {
+            match control::receive_request(control) {
+                Ok(Some(Request::Pace)) => pace.into_iter().for_each(Pace::begin),
+                // What is no request is thrown away.
+                Err(ControlError::Decode(_)) => {}
+                Ok(None) | Err(_) => return Ok(false),
+            }
         }
         if event {
             return Ok(true);

@@ -12,6 +12,7 @@ use crate::end::{EndReason, TripleFault};
 use crate::ending::Ending;
 use crate::exits::{self, Buses, Exit, ExitError};
 use crate::memory::GuestMemory;
+use crate::pace::{Meter, Pace};
 
 /// Why a vCPU failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum VcpuError {
     /// An instruction can't be completed.
     #[error("An instruction that KVM can't execute can't be completed")]
     Complete(#[from] CompletionError),
+    /// Its processor time can't be measured.
+    #[error("The processor time of a vCPU can't be measured")]
+    Pace(#[source] io::Error),
     /// Its registers can't be read.
     #[error("The registers of a vCPU can't be read")]
     Registers(#[source] kvm_ioctls::Error),
@@ -41,6 +45,8 @@ pub struct Shared {
     pub ending: Arc<Ending>,
     /// Whether the host's KVM is deprivileged.
     pub deprivileged: bool,
+    /// The share of processors that they hold themselves to.
+    pub pace: Option<Arc<Pace>>,
 }
 
 /// A vCPU that is ready to run.
@@ -88,19 +94,32 @@ impl Vcpu {
 
     /// Gives itself back when the guest has ended.
     fn run(mut self) -> Self {
-        while self.shared.ending.reason().is_none() {
-            match self.step() {
-                Ok(None) => {}
-                Ok(Some(reason)) => self.shared.ending.end(reason),
-                Err(error) => self.shared.ending.end(EndReason::vmm_error(&error)),
-            }
+        let (ending, pace) = (Arc::clone(&self.shared.ending), self.shared.pace.clone());
+        let meter = pace.as_deref().map(|pace| Meter::start(pace, SIGRTMIN())).transpose();
+        match meter.map_err(VcpuError::Pace) {
+            Ok(meter) => self.run_to_end(meter, &ending),
+            Err(error) => ending.end(EndReason::vmm_error(&error)),
         }
         self
     }
 
-    /// Runs until the next exit and says whether that was the guest's end.
-    fn step(&mut self) -> Result<Option<EndReason>, VcpuError> {
-        Ok(match exits::run(&mut self.fd, &self.shared.buses)? {
+    fn run_to_end(&mut self, mut meter: Option<Meter<'_>>, ending: &Ending) {
+        while ending.reason().is_none() {
+            match self.step(meter.as_mut()) {
+                Ok(None) => {}
+                Ok(Some(reason)) => ending.end(reason),
+                Err(error) => ending.end(EndReason::vmm_error(&error)),
+            }
+        }
+    }
+
+    /// Runs until the next exit and says whether that was the guest's end. Waits then if the vCPU has had its share.
+    fn step(&mut self, meter: Option<&mut Meter<'_>>) -> Result<Option<EndReason>, VcpuError> {
+        let exit = exits::run(&mut self.fd, &self.shared.buses)?;
+        if let Some(meter) = meter {
+            meter.after_exit(exit == Exit::Interrupted, &self.shared.ending).map_err(VcpuError::Pace)?;
+        }
+        Ok(match exit {
             Exit::Again | Exit::Interrupted => None,
             Exit::TripleFault => Some(self.triple_fault()?),
             Exit::PowerOff => Some(EndReason::PowerOff),

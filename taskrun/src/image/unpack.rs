@@ -137,6 +137,7 @@ pub fn unpack(
         layers.iter().map(|layer| Extent { file: Arc::clone(&layer.file), offset: layer.offset, length: layer.length });
     let plan = Plan {
         vcpus: config.vcpus(),
+        share: None,
         memory_mib: config.memory.mib(),
         console: machine.console,
         cold: machine.cold,

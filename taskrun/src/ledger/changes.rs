@@ -98,6 +98,12 @@ pub(super) fn image(connection: &Connection, id: &str, digest: &str) -> rusqlite
     connection.execute(sql, [id, digest]).map(|rows| rows > 0)
 }
 
+/// Says who holds it to its share of processors. `false` when the task is not open.
+pub(super) fn enforcement(connection: &Connection, id: &str, enforcement: &str) -> rusqlite::Result<bool> {
+    let sql = "UPDATE task SET cpu_enforcement = ?2 WHERE id = ?1 AND stopped_at IS NULL";
+    connection.execute(sql, [id, enforcement]).map(|rows| rows > 0)
+}
+
 /// Says what is wanted of it. `false` when the task is not open.
 pub(super) fn desire(connection: &Connection, id: &str, desired: DesiredStatus) -> rusqlite::Result<bool> {
     let sql = "UPDATE task SET desired_status = ?2 WHERE id = ?1 AND stopped_at IS NULL";

@@ -13,7 +13,7 @@
 //! # The file, for other readers
 //! - Table `task`: `id` (32 hexadecimal digits), `name`, `image`, `digest`, `labels` (a JSON object), `cpu_units` (1024 are
 //!   a vCPU), `memory_mib`, `storage_mib`, `status`, `started_at` and `stopped_at` (milliseconds since 1970 UTC),
-//!   `exit_code`, `stop_code`, `reason`, `settled`, `elapsed_ns`, `billed_seconds`; what was used: `cpu_ns`,
+//!   `exit_code`, `stop_code`, `reason`, `settled`, `elapsed_ns`, `billed_seconds`, `cpu_enforcement`; what was used: `cpu_ns`,
 //!   `peak_memory_bytes`, `bytes_in`, `bytes_out`; and, computed, `cpu_unit_seconds`, `memory_mib_seconds`,
 //!   `storage_mib_seconds` and the exact quotients `vcpu_seconds` and `gb_seconds`.
 //! - Table `event`: `task`, `kind` (a status or a time stamp, see [`status`]), `wall_ms`, `boottime_ns`, `boot_id`.
@@ -111,6 +111,14 @@ impl Ledger {
     /// [`LedgerError::NotOpen`] and [`LedgerError::Change`].
     pub fn image(&mut self, id: &str, digest: &str) -> Result<(), LedgerError> {
         self.quickly(id, |connection| changes::image(connection, id, digest))
+    }
+
+    /// Says who holds a task to its share of processors.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOpen`] and [`LedgerError::Change`].
+    pub fn enforcement(&mut self, id: &str, enforcement: &str) -> Result<(), LedgerError> {
+        self.quickly(id, |connection| changes::enforcement(connection, id, enforcement))
     }
 
     /// Enters that a task reached a status, or another point in its life, now. Each counts once, and a task doesn't go

@@ -90,6 +90,8 @@ pub struct Record {
     pub supervisor: Option<Process>,
     /// How its time is counted.
     pub rules: Rules,
+    /// Who holds it to its share of processors, in words; `None` before it has a microVM.
+    pub cpu_enforcement: Option<String>,
     /// How far it is.
     pub status: Status,
     /// What was asked for.

@@ -45,6 +45,7 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         detached: row.get("detached")?,
         supervisor: supervisor(row)?,
         rules,
+        cpu_enforcement: row.get("cpu_enforcement")?,
         status: word(row, "status")?,
         desired_status: word(row, "desired_status")?,
         started_at: timestamp(row.get("started_at")?),

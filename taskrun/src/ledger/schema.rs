@@ -25,7 +25,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 const LOCK_NAME: &str = "ledger.lock";
 
 /// The migrations, in order; each leads from the schema of its place to the next.
-pub(super) const MIGRATIONS: [&str; 2] = [include_str!("schema-1.sql"), include_str!("schema-2.sql")];
+pub(super) const MIGRATIONS: [&str; 3] =
+    [include_str!("schema-1.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 /// Opens the ledger in the directory `home`.
 pub(super) fn open(home: &Path) -> Result<Connection, LedgerError> {

@@ -70,6 +70,7 @@ fn a_task_is_there_from_its_admission_on_and_complete_after_its_end() {
         detached,
         supervisor: Some(supervisor),
         rules: Rules::default(),
+        cpu_enforcement: None,
         status: Status::Provisioning,
         desired_status: DesiredStatus::Running,
         started_at: admission.created_at,

@@ -23,6 +23,7 @@ use vmm::control::{self, ControlError};
 use vmm::end::EndReason;
 
 use super::Machine;
+use crate::cpu::{CpuError, Enforcement, Hold, Share};
 use crate::install::{InstallError, Installation};
 use crate::kvm::{self, KvmError};
 
@@ -56,6 +57,9 @@ pub enum LaunchError {
     /// There is nowhere to write messages to.
     #[error("The VMM's messages can't be written")]
     Messages(#[source] io::Error),
+    /// The VMM can't be held to its share of processors.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// The VMM did not take its configuration.
     #[error("The VMM did not take its configuration")]
     Config(#[source] ControlError),
@@ -115,6 +119,8 @@ impl Host {
 pub struct Plan {
     /// Number of vCPUs.
     pub vcpus: u8,
+    /// The share of processors that its VMM is held to; `None` leaves it all of its vCPUs.
+    pub share: Option<Share>,
     /// Guest memory, in MiB.
     pub memory_mib: u32,
     /// Whether the guest kernel's log goes to standard error.
@@ -223,6 +229,8 @@ pub struct Launched {
 pub struct Vmm {
     process: Child,
     control: OwnedFd,
+    /// What holds it to its share; gone when the process is.
+    hold: Option<Hold>,
 }
 
 /// Starts the VMM of a microVM.
@@ -237,8 +245,9 @@ pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, La
 
     let stderr = io::stderr();
     let mut given = Given::default();
-    let config = VmConfig {
+    let mut config = VmConfig {
         vcpus: plan.vcpus,
+        cpu_units: None,
         memory_mib: mib,
         kvm: given.add(host.kvm.as_fd()),
         start: match start {
@@ -260,7 +269,9 @@ pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, La
             .map(|(port, end)| ChannelConfig { port: *port, stream: given.add(end.as_fd()) })
             .collect(),
     };
-    let vmm = Vmm::spawn(&host.installation, host.messages.as_ref())?;
+    let mut vmm = Vmm::spawn(&host.installation, host.messages.as_ref())?;
+    vmm.hold = plan.share.as_ref().map(|share| share.hold(vmm.process.id(), &vmm.control)).transpose()?;
+    config.cpu_units = vmm.hold.as_ref().and_then(Hold::own_units);
     control::send_config(vmm.control.as_fd(), &config, &given.descriptors).map_err(LaunchError::Config)?;
     Ok(Launched { vmm, channels })
 }
@@ -317,6 +328,12 @@ impl<'a> Given<'a> {
 }
 
 impl Vmm {
+    /// Who holds it to its share.
+    #[must_use]
+    pub fn enforcement(&self) -> Enforcement {
+        self.hold.as_ref().map_or(Enforcement::WholeVcpus, Hold::enforcement)
+    }
+
     fn spawn(installation: &Installation, messages: Option<&File>) -> Result<Self, LaunchError> {
         let messages = messages.map(File::try_clone).transpose().map_err(LaunchError::Messages)?;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
@@ -334,13 +351,17 @@ impl Vmm {
             .process_group(0);
         seal_at_start(&mut command);
         let process = command.spawn().map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
-        Ok(Self { process, control })
+        Ok(Self { process, control, hold: None })
     }
 }
 
 impl Machine for Vmm {
     fn events(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
+    }
+
+    fn limit(&mut self) -> Result<(), CpuError> {
+        self.hold.as_ref().map_or(Ok(()), Hold::begin)
     }
 
     fn kill(&mut self) {

@@ -15,6 +15,8 @@ use std::os::fd::BorrowedFd;
 
 use vmm::end::EndReason;
 
+use crate::cpu::CpuError;
+
 pub use self::control::{AgentConnection, ControlError};
 pub use self::job::{Job, NotSeeded};
 pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Start, TemplateFiles, Vmm};
@@ -23,6 +25,14 @@ pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, St
 pub trait Machine {
     /// The socket on which it reports; at end of file the machine is gone.
     fn events(&self) -> BorrowedFd<'_>;
+
+    /// Holds it to its share of processors from now on. One that has none is left as it is.
+    ///
+    /// # Errors
+    /// When it can't be held to it; it must not run on then.
+    fn limit(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
 
     /// Ends it at once. It may be gone already.
     fn kill(&mut self);

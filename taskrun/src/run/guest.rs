@@ -14,6 +14,7 @@ use super::stop::StopPolicy;
 use super::supervise::{self, Task};
 use super::surroundings::Ends;
 use super::{RunError, note, window_size};
+use crate::cpu::Enforcement;
 use crate::microvm::{AgentConnection, Host, Job, Start, launch};
 use crate::task::control::Control;
 use crate::task::log::Stream;
@@ -37,6 +38,8 @@ pub(super) struct Place<'a> {
     pub(super) voice: &'a Voice,
     /// Where the task's outputs go instead of to the ends.
     pub(super) log: Option<Arc<Mutex<Log>>>,
+    /// Hears who holds the microVM to its share of processors.
+    pub(super) enforced: Box<dyn FnOnce(Enforcement) + 'a>,
     /// Runs when the command does.
     pub(super) started: Box<dyn FnOnce() + 'a>,
 }
@@ -57,7 +60,7 @@ pub(super) fn run(
     place: Place<'_>,
     timings: &mut Timings,
 ) -> Result<Ran, RunError> {
-    let Place { host, templates, signals, control: socket, ends, voice, log, started } = place;
+    let Place { host, templates, signals, control: socket, ends, voice, log, enforced, started } = place;
     let Ends { stdin: input, stdout: output, stderr: errors } = ends;
     let template = templates.choose(host, &plan.machine, &mut |text| note(request, voice, text));
     timings.reach(Phase::TemplateReady);
@@ -73,6 +76,7 @@ pub(super) fn run(
     let launched = launch::launch(host, &plan.machine, start)?;
     timings.reach(Phase::VmmStarted);
     let mut vmm = launched.vmm;
+    enforced(vmm.enforcement());
     let Channels { control, stdin, stdout, stderr } = Channels::of(request, launched.channels)?;
     let mut streams = Streams::new(voice.clone())?;
     let outputs =

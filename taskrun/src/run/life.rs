@@ -20,6 +20,8 @@ use super::signals::Signals;
 use super::stop::StopPolicy;
 use super::surroundings::{Admitted, Surroundings};
 use super::{HOSTNAME_DIGITS, RunError, plan, spec, window_size};
+use crate::config::Config;
+use crate::cpu::{self, Share};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
 use crate::events::{Listeners, What};
 use crate::image::{Images, Prepared};
@@ -67,6 +69,7 @@ fn admit(request: &RunRequest, surroundings: &Surroundings) -> Result<(Host, Lif
     let home = &surroundings.home;
     let mut ledger = Ledger::open(home)?;
     ledger.settle(&home.join(ledger::TASKS_FOLDER))?;
+    cpu::cgroup::sweep(home);
     let host = request.image.host()?;
     Life::begin(request, surroundings, ledger, report).map(|life| (host, life))
 }
@@ -176,7 +179,9 @@ impl Life {
         let hostname = request.hostname.as_deref().or(self.id.get(..HOSTNAME_DIGITS)).unwrap_or(&self.id);
         let stop = StopPolicy::new(spec::stop_signal(&image)?);
         let scratch = request.disk.map(|size| scratch::create(&home, size)).transpose()?;
-        let plan = plan::plan(request, &rootfs, scratch, host.kvm());
+        let mut plan = plan::plan(request, &rootfs, scratch, host.kvm());
+        let wanted = Config::load(&home).map_err(LedgerError::from)?.cpu.enforce;
+        plan.machine.share = Some(Share { cpu: request.cpu, wanted, home: home.clone(), id: self.id.clone() });
         let message = spec::task(&image, request, hostname, plan.root.clone(), request.terminal.then(window_size))?;
         let log =
             request.detach.then(|| Log::create(self.folder.path(), request.log)).transpose().map_err(RunError::Log)?;
@@ -193,6 +198,11 @@ impl Life {
             ends,
             voice,
             log: log.map(|log| Arc::new(Mutex::new(log))),
+            enforced: Box::new(|enforcement| {
+                if let Err(error) = self.ledger.borrow_mut().enforcement(&self.id, &enforcement.to_string()) {
+                    voice.say_error(&error);
+                }
+            }),
             started: Box::new(move || {
                 if let Some(Err(error)) = report.map(|report| report.started(id, folder)) {
                     voice.say_error(&error);

@@ -81,6 +81,7 @@ pub fn plan(request: &RunRequest, rootfs: &Rootfs, scratch: Option<File>, kvm: &
     });
     let machine = Plan {
         vcpus: request.cpu.vcpus(),
+        share: None,
         memory_mib,
         console: request.image.console,
         cold: request.image.cold,

@@ -32,6 +32,7 @@ use super::session::{Progress, Session, Stage};
 use super::signals::{SignalError, Signals};
 use super::stdio::{StdioError, Streams};
 use super::stop::{Step, StopPolicy};
+use crate::cpu::CpuError;
 use crate::errors;
 use crate::microvm::{AgentConnection, Job, Machine};
 use crate::task::control::{Control, Request};
@@ -98,6 +99,9 @@ pub enum SuperviseError {
     /// The input can't be connected.
     #[error(transparent)]
     Streams(#[from] StdioError),
+    /// The task's share can't be enforced.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// The VMM sent what isn't an event.
     #[error("The VMM can't be understood")]
     Vmm(#[source] control::ControlError),
@@ -348,6 +352,7 @@ impl<M: Machine> Supervisor<'_, M> {
             Progress::Reached(phase) => {
                 self.timings.reach(phase);
                 if phase == Phase::CommandStarted {
+                    self.machine.limit()?;
                     self.deadlines.timeout = self.timeout.and_then(after);
                     if let Some(on_start) = self.on_start.take() {
                         on_start(&self.streams)?;

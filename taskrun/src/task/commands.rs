@@ -15,6 +15,7 @@ pub use self::logs::logs;
 pub use self::ps::{inspect, ps};
 use super::folder::TaskFolder;
 use super::format::FormatError;
+use crate::cpu;
 use crate::errors;
 use crate::ledger::{self, HomeError, Ledger, LedgerError, Record, TASKS_FOLDER};
 
@@ -90,6 +91,7 @@ impl Tasks {
         let home = ledger::home::resolve()?;
         let mut ledger = Ledger::open(&home)?;
         ledger.settle(&home.join(TASKS_FOLDER))?;
+        cpu::cgroup::sweep(&home);
         Ok(Self { home, ledger })
     }
 

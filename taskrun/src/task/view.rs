@@ -42,6 +42,7 @@ pub fn value(record: &Record) -> Value {
         "settled": end.is_some_and(|end| end.settled),
         "supervisor": record.supervisor.as_ref().filter(|_| end.is_none()).map(|process| process.pid),
         "cpu_units": record.cpu_units,
+        "cpu_enforcement": record.cpu_enforcement,
         "memory_mib": record.memory_mib,
         "storage_mib": record.storage_mib,
         "billed_seconds": end.map(|end| end.billed_seconds),

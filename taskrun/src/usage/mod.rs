@@ -25,6 +25,7 @@ use self::price::PriceList;
 use self::row::Row;
 use self::totals::{By, Total};
 use crate::config::{Config, ConfigError};
+use crate::cpu;
 use crate::errors;
 use crate::ledger::{Filter, Ledger, LedgerError, Record, TASKS_FOLDER};
 
@@ -107,6 +108,7 @@ pub(crate) fn open(home: &Path) -> Result<Option<Ledger>, LedgerError> {
     if let Some(Err(error)) = ledger.as_mut().map(|ledger| ledger.settle(&home.join(TASKS_FOLDER))) {
         errors::say(&errors::chain(&error));
     }
+    cpu::cgroup::sweep(home);
     Ok(ledger)
 }
 

@@ -25,6 +25,7 @@ pub(super) fn record_of(cpu_units: u32, memory_mib: u32, storage_mib: u64, elaps
         detached: false,
         supervisor: None,
         rules,
+        cpu_enforcement: None,
         status: Status::Stopped,
         desired_status: DesiredStatus::Stopped,
         started_at: at(1_700_000_000_000),

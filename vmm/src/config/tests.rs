@@ -7,6 +7,7 @@ fn config() -> VmConfig {
     let extent = |file, offset| ExtentConfig { file: FdIndex(file), offset, length: 1 };
     VmConfig {
         vcpus: 1,
+        cpu_units: None,
         memory_mib: 64,
         kvm: FdIndex(0),
         start: Start::Boot(Boot {

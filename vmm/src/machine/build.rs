@@ -29,6 +29,7 @@ use crate::devices::virtio::slot::Slot;
 use crate::devices::virtio::vsock::{Channel, Vsock};
 use crate::ending::Ending;
 use crate::memory::{self, Files};
+use crate::pace::Pace;
 use crate::template::{self, TemplateError};
 use crate::vcpu::{Shared, Vcpu};
 use crate::vm::{Vm, VmError};
@@ -100,14 +101,15 @@ fn boot(
     });
     let fds = fds.collect::<Result<Vec<_>, MachineError>>()?;
     let buses = Arc::new(mem::take(&mut vm.buses));
-    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged };
+    let pace = config.cpu_units.map(|units| Arc::new(Pace::new(units)));
+    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged, pace: pace.clone() };
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
     let save = start.save.map(|files| -> Result<Save, MachineError> {
         let (state, memory) = (descriptors.take(files.state)?.into(), descriptors.take(files.memory)?.into());
         let image = window.map(|_| IMAGE_SLOT);
         Ok(Save { state, memory, slots: [VSOCK_SLOT].into_iter().chain(image).collect() })
     });
-    Ok(Machine { ending, vm, slots, vcpus, save: save.transpose()? })
+    Ok(Machine { ending, vm, slots, vcpus, pace, save: save.transpose()? })
 }
 
 /// A machine that goes on where another was saved. The order is that of `boot`, with the saved state in the kernel's place.
@@ -152,9 +154,10 @@ fn restore(
     slots.iter().try_for_each(Slot::wake)?;
     let buses = Arc::new(mem::take(&mut vm.buses));
     let deprivileged = deprivileged::is_deprivileged();
-    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged };
+    let pace = config.cpu_units.map(|units| Arc::new(Pace::new(units)));
+    let shared = Shared { memory, buses, ending: Arc::clone(&ending), deprivileged, pace: pace.clone() };
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
-    Ok(Machine { ending, vm, slots, vcpus, save: None })
+    Ok(Machine { ending, vm, slots, vcpus, pace, save: None })
 }
 
 /// The ports that every machine has.

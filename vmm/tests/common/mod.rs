@@ -105,6 +105,7 @@ impl Launch {
     pub fn kernel(kernel: &[u8]) -> Self {
         let config = VmConfig {
             vcpus: 1,
+            cpu_units: None,
             memory_mib: MEMORY_MIB,
             kvm: FdIndex(0),
             start: Start::Boot(Boot {
