@@ -22,6 +22,9 @@ use crate::task::{Outcome, Task, taskrun};
 /// After this long a process should be gone that was told to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The name of the configuration file.
+const CONFIGURATION: &str = "config.toml";
+
 /// The state directory. When this is dropped, nothing runs any more.
 #[derive(Debug)]
 pub struct Home {
@@ -104,6 +107,21 @@ impl Home {
         Pid::from_raw(self.ask(&format!("inspect -f {{{{.Supervisor}}}} {task}")).parse().expect("a process"))
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes its configuration file.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.path().join(CONFIGURATION), text).expect("a file");
+    }
+
     /// The folders of the tasks.
     #[must_use]
     pub fn tasks(&self) -> PathBuf {
@@ -148,7 +166,8 @@ impl Home {
             |path: &Path| path.strip_prefix(self.directory.path()).is_ok_and(|path| path.starts_with("images"));
         let mut files = leftovers::files(self.directory.path());
         files.retain(|path| {
-            !shared(path) && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ledger"))
+            let name = path.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
+            !shared(path) && !name.starts_with(b"ledger") && name != CONFIGURATION.as_bytes()
         });
         files.extend(leftovers::files(self.temporary.path()));
         assert!(files.is_empty(), "left behind: files {files:?}");

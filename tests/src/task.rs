@@ -83,11 +83,15 @@ pub fn taskrun<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Task 
     let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
     let [home, temporary] = [(), ()].map(|()| directory());
     let mut command = Command::new(place::taskrun());
-    let mut arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).peekable();
+    let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+    let has_share = arguments.iter().any(|argument| argument == "--cpu");
+    let mut arguments = arguments.into_iter().peekable();
     let runs = arguments.next_if(|first| first == "run");
     let cold = runs.is_some() && std::env::var_os(COLD).is_some();
     command
-        .args(runs)
+        // The default share would be waited for, and few tests are about that.
+        .args((runs.is_some() && !has_share).then_some(["run", "--cpu", "1"]).into_iter().flatten())
+        .args(runs.filter(|_| has_share))
         .args(cold.then_some("--cold"))
         .args(arguments)
         .env("TASKRUN_HOME", home.path())
