@@ -18,6 +18,10 @@ const BUSY_DELAY: Duration = Duration::from_millis(2);
 /// The bytes that SQLite needs for what it keeps beside the file (its shared memory), roughly.
 const LEAST_ROOM: u64 = 128 << 10;
 
+/// How much of the file may be kept in memory, as `PRAGMA cache_size` has it: 64 MiB. The events of tasks are looked up in any
+/// order; with the 2 MiB that SQLite has by default each page of a long ledger is read again and again.
+const CACHE: i64 = -65_536;
+
 /// How long opening waits.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -39,7 +43,8 @@ pub(super) fn open(home: &Path) -> Result<Connection, LedgerError> {
     })?;
     let waits = connection.busy_handler(Some(wait));
     waits.map_err(|source| explained(home, source))?;
-    set_durable(&connection, true).map_err(|source| explained(home, source))?;
+    let prepared = connection.pragma_update(None, "cache_size", CACHE).and_then(|()| set_durable(&connection, true));
+    prepared.map_err(|source| explained(home, source))?;
     Ok(connection)
 }
 
