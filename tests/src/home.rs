@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,6 +54,28 @@ impl Home {
     pub fn call<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Task {
         let task = taskrun(arguments).env("TASKRUN_HOME", self.directory.path());
         task.env("TMPDIR", self.temporary.path()).env(MARK, &self.mark)
+    }
+
+    /// A program that is to use this state directory, and finds taskrun on its path.
+    ///
+    /// # Panics
+    /// When taskrun has no folder.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn program(&self, program: &Path) -> Command {
+        let folder = place::taskrun().canonicalize().expect("taskrun").parent().expect("a folder").to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))).expect("a path");
+        let mut command = Command::new(program);
+        command
+            .env("TASKRUN_HOME", self.directory.path())
+            .env("TMPDIR", self.temporary.path())
+            .env("TASKRUN_TEMPLATES", place::templates())
+            .env("PATH", path)
+            .env(MARK, &self.mark)
+            .env_remove("TASKRUN_KERNEL")
+            .env_remove("TASKRUN_LIBEXEC");
+        command
     }
 
     /// Calls taskrun with these words, each behind a space, and expects success. Gives what it printed.

@@ -42,6 +42,20 @@ pub fn taskrun() -> PathBuf {
     or_in_target("TASKRUN_TEST_BIN", "tree/bin/taskrun")
 }
 
+/// An example of the library `taskrun`, which is compiled with the tests.
+///
+/// # Panics
+/// When it isn't there.
+#[must_use]
+#[expect(clippy::expect_used, reason = "tests can't go on without it")]
+pub fn example(name: &str) -> PathBuf {
+    // This is PROFILE/deps/TEST.
+    let own = env::current_exe().expect("this program");
+    let example = own.ancestors().nth(2).expect("a folder").join("examples").join(name);
+    assert!(example.exists(), "{} is missing: cargo build -p taskrun --examples", example.display());
+    example
+}
+
 /// The static program that looks at its surroundings from inside a task.
 #[must_use]
 pub fn probe() -> PathBuf {
