@@ -32,10 +32,11 @@ fn a_program_runs_several_tasks_at_once_and_has_their_bills() -> Result<()> {
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && errors.is_empty(), "{text}\n{errors}");
     for part in [
-        "== three.sh: The command exited with code 3\nout of three\n-- exit code 3, 60 s billed, USD 0.000",
+        "== three.sh: The command exited with code 3\nout of three\n-- exit code 3, ",
         "== much.sh: The command was ended by signal 9\ny\n",
-        "at its end\n-- exit code 0, 60 s billed",
-        "3 tasks: USD 0.000",
+        "at its end\n-- exit code 0, ",
+        " s billed, USD 0.00",
+        "3 tasks: USD 0.00",
     ] {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }

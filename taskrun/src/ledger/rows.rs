@@ -16,9 +16,9 @@ use super::record::{End, Record, Stamps, Used};
 /// Selects what [`record`] reads, in the order in which it does: to look columns up by their names takes longer than to read
 /// them.
 pub(super) const SELECT: &str = "SELECT id, name, image, digest, cpu_units, memory_mib, storage_mib, labels, detached,
-    supervisor_pid, supervisor_start, supervisor_boot, rounding_seconds, minimum_seconds, cpu_enforcement, status,
-    desired_status, started_at, (SELECT json_group_object(kind, wall_ms) FROM event WHERE event.task = task.id), removed, stopped_at, exit_code, stop_code,
-    reason, settled, elapsed_ns, billed_seconds, cpu_ns, peak_memory_bytes, bytes_in, bytes_out FROM task";
+    supervisor_pid, supervisor_start, supervisor_boot, rounding_seconds, minimum_seconds, cpu_enforcement, status, desired_status,
+    started_at, (SELECT json_group_object(kind, wall_ms) FROM event WHERE event.task = task.id), removed, stopped_at, exit_code,
+    stop_code, reason, settled, elapsed_ns, billed_seconds, cpu_ns, peak_memory_bytes, bytes_in, bytes_out FROM task";
 
 /// All records that `condition` selects, in the order that it says.
 pub(super) fn records(
