@@ -194,7 +194,7 @@ fn run(
     let supervisor = Supervisor::new(control, &started.child, relays, started.terminal).map_err(supervise_error)?;
     supervisor.deliver(early.signals);
     let how = supervisor.run().map_err(supervise_error)?;
-    Ok(ExitStatus { how, out_of_memory: out_of_memory(&cgroup, log) })
+    Ok(ExitStatus { how, out_of_memory: out_of_memory(&cgroup, log), peak_memory: cgroup.peak_memory() })
 }
 
 fn supervise_error(error: SuperviseError) -> End {

@@ -38,7 +38,7 @@ pub mod message;
 pub mod spec;
 
 /// The version of the messages. The agent announces it in [`message::AgentMessage::Hello`]; the runtime refuses another.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The host's context id on vsock (`VMADDR_CID_HOST`).
 pub const HOST_CID: u32 = 2;

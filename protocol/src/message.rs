@@ -82,6 +82,8 @@ pub struct ExitStatus {
     pub how: ExitHow,
     /// Set when the kernel killed a process of the task because its memory was used up.
     pub out_of_memory: Option<OutOfMemory>,
+    /// The most memory that the task's processes held at once, in bytes, where the guest's kernel counts it.
+    pub peak_memory: Option<u64>,
 }
 
 /// How a process ended.

@@ -108,6 +108,11 @@ impl Cgroup {
         self.processes.as_fd()
     }
 
+    /// The most memory that its processes have held at once, in bytes; `None` where the kernel doesn't count it.
+    pub fn peak_memory(&self) -> Option<u64> {
+        read(&self.directory.join("memory.peak")).ok()?.trim().parse().ok()
+    }
+
     /// How many of its processes the out-of-memory killer has killed.
     pub fn out_of_memory_kills(&self) -> u64 {
         read(&self.directory.join("memory.events")).map(|events| kills_in(&events)).unwrap_or_default()

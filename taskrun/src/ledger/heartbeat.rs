@@ -77,8 +77,17 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    used: Used,
+    used: Option<Measure>,
     stop: bool,
+}
+
+/// Tells what was used.
+struct Measure(Box<dyn FnMut() -> Used + Send>);
+
+impl std::fmt::Debug for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Measure")
+    }
 }
 
 impl Shared {
@@ -112,9 +121,9 @@ impl Heartbeat {
         Ok(Self { shared, thread: Some(thread.map_err(HeartbeatError::Thread)?) })
     }
 
-    /// Says what was used so far; the next beat has it.
-    pub fn set_used(&self, used: Used) {
-        self.shared.lock().used = used;
+    /// Has each beat say what this function gives as used so far.
+    pub fn measure(&self, used: impl FnMut() -> Used + Send + 'static) {
+        self.shared.lock().used = Some(Measure(Box::new(used)));
     }
 }
 
@@ -152,8 +161,8 @@ impl Pulse {
         let mut stop = false;
         while !stop {
             let waited = shared.changed.wait_timeout_while(shared.lock(), INTERVAL, |state| !state.stop);
-            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            let used = state.used;
+            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let used = state.used.as_mut().map_or_else(Used::default, |Measure(used)| used());
             stop = state.stop;
             drop(state);
             // One beat less is no reason to end a task; the next may succeed.

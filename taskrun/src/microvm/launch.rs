@@ -18,11 +18,13 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use vmm::config::{self, BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
 use vmm::control::{self, ControlError};
 use vmm::end::EndReason;
 
-use super::Machine;
+use super::{Machine, Meter};
 use crate::cpu::{CpuError, Enforcement, Hold, Share};
 use crate::install::{InstallError, Installation};
 use crate::kvm::{self, KvmError};
@@ -229,6 +231,7 @@ pub struct Launched {
 pub struct Vmm {
     process: Child,
     control: OwnedFd,
+    meter: Arc<Meter>,
     /// What holds it to its share; gone when the process is.
     hold: Option<Hold>,
 }
@@ -334,6 +337,12 @@ impl Vmm {
         self.hold.as_ref().map_or(Enforcement::WholeVcpus, Hold::enforcement)
     }
 
+    /// What measures it, also when it is gone.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     fn spawn(installation: &Installation, messages: Option<&File>) -> Result<Self, LaunchError> {
         let messages = messages.map(File::try_clone).transpose().map_err(LaunchError::Messages)?;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
@@ -351,7 +360,7 @@ impl Vmm {
             .process_group(0);
         seal_at_start(&mut command);
         let process = command.spawn().map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
-        Ok(Self { process, control, hold: None })
+        Ok(Self { meter: Arc::new(Meter::of(process.id())), process, control, hold: None })
     }
 }
 
@@ -370,6 +379,11 @@ impl Machine for Vmm {
     }
 
     fn wait(&mut self) -> EndReason {
+        let pid = i32::try_from(self.process.id()).map(Pid::from_raw);
+        // It fails only for a process that was waited for.
+        if pid.is_ok_and(|pid| waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).is_ok()) {
+            self.meter.finish();
+        }
         let message = match self.process.wait() {
             Ok(status) => match status.signal() {
                 Some(signal) => return EndReason::Killed { signal },
@@ -384,7 +398,7 @@ impl Machine for Vmm {
 impl Drop for Vmm {
     fn drop(&mut self) {
         self.kill();
-        let _ = self.process.wait();
+        let _ = self.wait();
     }
 }
 

@@ -4,12 +4,13 @@
 //! What differs is in the [`Plan`]; both have an agent that speaks [`protocol`].
 //!
 //! # Layout
-//! - [`launch`]: from a plan to a VMM's process.
+//! - [`launch`]: from a plan to a VMM's process. [`meter`]: what that uses.
 //! - [`control`]: the connection to the agent. [`job`]: when the agent gets its job.
 
 pub mod control;
 pub mod job;
 pub mod launch;
+pub mod meter;
 
 use std::os::fd::BorrowedFd;
 
@@ -20,6 +21,7 @@ use crate::cpu::CpuError;
 pub use self::control::{AgentConnection, ControlError};
 pub use self::job::{Job, NotSeeded};
 pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Start, TemplateFiles, Vmm};
+pub use self::meter::Meter;
 
 /// A machine that runs a guest. A VMM's process, or what plays one in a test.
 pub trait Machine {

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use protocol::message::HostMessage;
+use protocol::message::{ExitStatus, HostMessage};
 use protocol::spec::WindowSize;
 
+use super::gauge::Gauge;
 use super::outcome::Outcome;
 use super::plan::{Channels, TaskPlan};
 use super::request::RunRequest;
@@ -38,17 +39,12 @@ pub(super) struct Place<'a> {
     pub(super) voice: &'a Voice,
     /// Where the task's outputs go instead of to the ends.
     pub(super) log: Option<Arc<Mutex<Log>>>,
+    /// Measures what the task uses.
+    pub(super) gauge: &'a Gauge,
     /// Hears who holds the microVM to its share of processors.
     pub(super) enforced: Box<dyn FnOnce(Enforcement) + 'a>,
     /// Runs when the command does.
     pub(super) started: Box<dyn FnOnce() + 'a>,
-}
-
-/// What came of it.
-pub(super) struct Ran {
-    pub(super) outcome: Outcome,
-    /// Bytes of output that were written.
-    pub(super) bytes_out: u64,
 }
 
 /// Starts the microVM and sees the task through to its end.
@@ -59,8 +55,8 @@ pub(super) fn run(
     stop: StopPolicy,
     place: Place<'_>,
     timings: &mut Timings,
-) -> Result<Ran, RunError> {
-    let Place { host, templates, signals, control: socket, ends, voice, log, enforced, started } = place;
+) -> Result<Outcome, RunError> {
+    let Place { host, templates, signals, control: socket, ends, voice, log, gauge, enforced, started } = place;
     let Ends { stdin: input, stdout: output, stderr: errors } = ends;
     let template = templates.choose(host, &plan.machine, &mut |text| note(request, voice, text));
     timings.reach(Phase::TemplateReady);
@@ -88,7 +84,7 @@ pub(super) fn run(
             (Some(channel), None) => streams.add_output(name, channel, &end)?,
         }
     }
-    let written = streams.counter();
+    gauge.begin(Arc::clone(vmm.meter()), streams.counter());
     // The terminal is the caller's own until the command runs, so that Ctrl-C ends a task that is still starting.
     let mut raw = None;
     let raw_mode = &mut raw;
@@ -117,5 +113,8 @@ pub(super) fn run(
     };
     let outcome = supervise::supervise(task, timings)?;
     drop(raw);
-    Ok(Ran { outcome, bytes_out: written.bytes() })
+    if let Outcome::Exited(ExitStatus { peak_memory: Some(bytes), .. }) = &outcome {
+        gauge.peak_memory(*bytes);
+    }
+    Ok(outcome)
 }

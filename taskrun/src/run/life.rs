@@ -11,9 +11,8 @@ use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use nix::sys::resource::{UsageWho, getrusage};
-
-use super::guest::{self, Place, Ran};
+use super::gauge::Gauge;
+use super::guest::{self, Place};
 use super::outcome::Outcome;
 use super::request::RunRequest;
 use super::signals::Signals;
@@ -150,12 +149,12 @@ impl Life {
         host: &mut Host,
         timings: &mut Timings,
     ) -> Ended {
-        let cpu_before = cpu_of_children();
-        let result = self.run(request, surroundings, host, timings);
+        let gauge = Gauge::default();
+        let measured = gauge.clone();
+        self.heartbeat.measure(move || measured.read());
+        let result = self.run(request, surroundings, &gauge, host, timings);
         timings.quiet();
-        let cpu_ns = cpu_of_children().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
-        let used = Used { cpu_ns, bytes_out: result.as_ref().ok().map(|ran| ran.bytes_out), ..Used::default() };
-        let ended = self.end(request, &result.map(|ran| ran.outcome), used);
+        let ended = self.end(request, &result, gauge.read());
         timings.reach(Phase::Finished);
         ended
     }
@@ -164,9 +163,10 @@ impl Life {
         &mut self,
         request: &RunRequest,
         surroundings: Surroundings,
+        gauge: &Gauge,
         host: &mut Host,
         timings: &mut Timings,
-    ) -> Result<Ran, RunError> {
+    ) -> Result<Outcome, RunError> {
         let Surroundings { home, ends, attached, voice, .. } = surroundings;
         if request.detach || !attached {
             // Whoever reads the caller's messages to their end must not wait for the VMM's, and a program has its own.
@@ -198,6 +198,7 @@ impl Life {
             ends,
             voice,
             log: log.map(|log| Arc::new(Mutex::new(log))),
+            gauge,
             enforced: Box::new(|enforcement| {
                 if let Err(error) = self.ledger.borrow_mut().enforcement(&self.id, &enforcement.to_string()) {
                     voice.say_error(&error);
@@ -287,16 +288,6 @@ impl Life {
         }
         Ended { id, exit_code, stop_code, reason, sentence, record }
     }
-}
-
-/// The processor time of this process's children that have ended, in nanoseconds: of VMMs, with all that their guests took.
-fn cpu_of_children() -> Option<u64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok()?;
-    let ns = |time: nix::sys::time::TimeVal| {
-        let (seconds, micros) = (u64::try_from(time.tv_sec()).ok()?, u64::try_from(time.tv_usec()).ok()?);
-        seconds.checked_mul(1_000_000_000)?.checked_add(micros.checked_mul(1000)?)
-    };
-    ns(usage.user_time())?.checked_add(ns(usage.system_time())?)
 }
 
 /// A new task's id: 128 random bits as 32 hexadecimal digits.

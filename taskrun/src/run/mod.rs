@@ -8,11 +8,12 @@
 //! - [`plan`]: the microVM for it.
 //! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`stop`] what signals
 //!   mean, [`stdio`] the command's streams, [`signals`] where signals come from, [`deadlines`] when it acts by itself.
-//! - [`surroundings`]: what a task has of the process that runs it.
+//! - [`gauge`]: what a task has used. [`surroundings`]: what a task has of the process that runs it.
 //! - [`outcome`]: exit codes and sentences.
 
 pub mod deadlines;
 pub mod etc;
+mod gauge;
 mod guest;
 pub(crate) mod life;
 pub mod outcome;

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn exited(how: ExitHow) -> Outcome {
-        Outcome::Exited(ExitStatus { how, out_of_memory: None })
+        Outcome::Exited(ExitStatus { how, out_of_memory: None, peak_memory: None })
     }
 
     fn failed(kind: FailureKind) -> Outcome {
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_kill_for_memory_names_the_size_and_the_process() {
         let out_of_memory = Some(OutOfMemory { kills: 1, process: Some("py\u{1b}thon3".into()) });
-        let outcome = Outcome::Exited(ExitStatus { how: ExitHow::Signal(9), out_of_memory });
+        let outcome = Outcome::Exited(ExitStatus { how: ExitHow::Signal(9), out_of_memory, peak_memory: None });
         let sentence = outcome.sentence("1GB".parse().unwrap()).unwrap();
         assert!(sentence.starts_with("OutOfMemoryError: The task used up its 1 GB of memory"), "{sentence}");
         assert!(sentence.contains("thon3") && !sentence.contains('\u{1b}'), "{sentence}");

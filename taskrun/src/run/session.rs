@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn exited() -> AgentMessage {
-        AgentMessage::Exited(ExitStatus { how: ExitHow::Code(3), out_of_memory: None })
+        AgentMessage::Exited(ExitStatus { how: ExitHow::Code(3), out_of_memory: None, peak_memory: None })
     }
 
     /// A session that took these messages.

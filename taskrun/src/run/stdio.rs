@@ -37,6 +37,8 @@ impl From<Errno> for StdioError {
 #[derive(Debug)]
 pub struct Streams {
     outputs: Vec<Arc<Progress>>,
+    /// Bytes that were given to the command.
+    input: Arc<AtomicU64>,
     /// Readable when an output has ended.
     ended: Arc<EventFd>,
     /// Readable when the input should end.
@@ -62,7 +64,7 @@ impl Streams {
     /// [`StdioError`].
     pub fn new(voice: Voice) -> Result<Self, StdioError> {
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map(Arc::new);
-        Ok(Self { outputs: Vec::new(), ended: event()?, stop_input: event()?, voice })
+        Ok(Self { outputs: Vec::new(), input: Arc::default(), ended: event()?, stop_input: event()?, voice })
     }
 
     /// Starts to copy `channel` to `output` until one of them ends. `name` is for messages.
@@ -108,10 +110,10 @@ impl Streams {
     /// [`StdioError`].
     pub fn add_input(&self, channel: UnixStream, input: impl AsFd) -> Result<(), StdioError> {
         let input = File::from(input.as_fd().try_clone_to_owned()?);
-        let stop = Arc::clone(&self.stop_input);
+        let (stop, taken) = (Arc::clone(&self.stop_input), Arc::clone(&self.input));
         let copy = move || {
             // An input that can't be read ends, as it does for a command that reads it itself.
-            let _ = copy_input(&input, &channel, &stop);
+            let _ = copy_input(&input, &channel, &stop, &taken);
             let _ = channel.shutdown(Shutdown::Write);
         };
         thread::Builder::new().name("standard input".to_owned()).spawn(copy)?;
@@ -140,7 +142,7 @@ impl Streams {
     /// Counts them also when the streams are gone.
     #[must_use]
     pub fn counter(&self) -> Counter {
-        Counter(self.outputs.clone())
+        Counter { outputs: self.outputs.clone(), input: Arc::clone(&self.input) }
     }
 
     /// Readable after an output has ended, until [`Self::outputs_ended`] looks.
@@ -150,15 +152,24 @@ impl Streams {
     }
 }
 
-/// Counts the bytes of a task's outputs.
+/// Counts the bytes of a task's streams.
 #[derive(Clone, Debug)]
-pub struct Counter(Vec<Arc<Progress>>);
+pub struct Counter {
+    outputs: Vec<Arc<Progress>>,
+    input: Arc<AtomicU64>,
+}
 
 impl Counter {
-    /// How many were written.
+    /// How many of input were given to the command.
+    #[must_use]
+    pub fn bytes_in(&self) -> u64 {
+        self.input.load(Ordering::Relaxed)
+    }
+
+    /// How many of output were written.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|output| output.bytes.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        self.outputs.iter().map(|output| output.bytes.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 
@@ -233,7 +244,7 @@ pub fn write_some(output: &mut &File, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-fn copy_input(mut input: &File, mut channel: &UnixStream, stop: &EventFd) -> io::Result<()> {
+fn copy_input(mut input: &File, mut channel: &UnixStream, stop: &EventFd, taken: &AtomicU64) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let mut ready = [
@@ -252,7 +263,10 @@ fn copy_input(mut input: &File, mut channel: &UnixStream, stop: &EventFd) -> io:
         }
         match input.read(&mut chunk) {
             Ok(0) => return Ok(()),
-            Ok(length) => channel.write_all(chunk.get(..length).unwrap_or_default())?,
+            Ok(length) => {
+                channel.write_all(chunk.get(..length).unwrap_or_default())?;
+                taken.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(error) => return Err(error),
         }

@@ -74,7 +74,7 @@ fn it_beats_while_it_lives_and_has_what_was_used() {
     assert!(is_held(&path));
     assert!(matches!(Heartbeat::start(&path), Err(HeartbeatError::File { .. })), "one writer at a time");
     let used = Used { cpu_ns: Some(5), peak_memory_bytes: Some(6), bytes_in: None, bytes_out: Some(0) };
-    heartbeat.set_used(used);
+    heartbeat.measure(move || used);
     let deadline = Instant::now() + Duration::from_secs(60);
     while read(&path).unwrap().used != used {
         assert!(Instant::now() < deadline, "it stopped beating");

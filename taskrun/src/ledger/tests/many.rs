@@ -178,7 +178,7 @@ fn supervisor() {
     let heartbeat = Heartbeat::start(&home.join(TASKS_FOLDER).join(&id).join("heartbeat")).unwrap();
     for status in Status::ALL.iter().skip(1).take(3) {
         ledger.reach(&id, *status).unwrap();
-        heartbeat.set_used(Used { cpu_ns: Some(number.into()), ..Used::default() });
+        heartbeat.measure(move || Used { cpu_ns: Some(number.into()), ..Used::default() });
     }
     // Until it is killed.
     loop {

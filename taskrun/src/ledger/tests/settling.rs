@@ -57,7 +57,7 @@ fn its_end_is_its_last_heartbeat_with_what_was_used_until_then() {
     let path = tasks.join(&new.id).join("heartbeat");
     let heartbeat = Heartbeat::start(&path).unwrap();
     let used = Used { cpu_ns: Some(7), peak_memory_bytes: Some(8), bytes_in: Some(9), bytes_out: None };
-    heartbeat.set_used(used);
+    heartbeat.measure(move || used);
     assert_eq!(
         ledger.settle(&tasks).unwrap(),
         [],

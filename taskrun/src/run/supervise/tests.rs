@@ -98,7 +98,11 @@ impl Guest {
 
     fn exit(&mut self, code: u8) {
         self.stdout.shutdown(Shutdown::Both).unwrap();
-        self.say(&AgentMessage::Exited(ExitStatus { how: ExitHow::Code(code), out_of_memory: None }));
+        self.say(&AgentMessage::Exited(ExitStatus {
+            how: ExitHow::Code(code),
+            out_of_memory: None,
+            peak_memory: None,
+        }));
     }
 
     fn event(&self, event: &VmmEvent) {
@@ -212,7 +216,7 @@ impl Play {
 }
 
 fn exited(code: u8) -> Outcome {
-    Outcome::Exited(ExitStatus { how: ExitHow::Code(code), out_of_memory: None })
+    Outcome::Exited(ExitStatus { how: ExitHow::Code(code), out_of_memory: None, peak_memory: None })
 }
 
 #[test]
@@ -362,7 +366,11 @@ fn a_stop_is_the_images_signal_and_then_a_kill() {
                 assert_eq!(guest.hear(), HostMessage::Signal(3));
                 assert_eq!(guest.hear(), HostMessage::Signal(9));
                 guest.stdout.shutdown(Shutdown::Both).unwrap();
-                guest.say(&AgentMessage::Exited(ExitStatus { how: ExitHow::Signal(9), out_of_memory: None }));
+                guest.say(&AgentMessage::Exited(ExitStatus {
+                    how: ExitHow::Signal(9),
+                    out_of_memory: None,
+                    peak_memory: None,
+                }));
                 guest.power_off();
             },
             || {},
