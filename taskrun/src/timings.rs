@@ -79,8 +79,13 @@ impl std::fmt::Debug for Listener {
     }
 }
 
+/// When a clock was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartTime(u64);
+
+/// A phase that was reached.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Reached {
+pub(crate) struct Reached {
     name: Phase,
     at_ns: u64,
     ms: f64,
@@ -100,6 +105,26 @@ impl Timings {
     #[must_use]
     pub fn start() -> Self {
         Self { start_ns: monotonic_ns(), reached: Vec::new(), listener: None }
+    }
+
+    /// When the clock was started.
+    pub(crate) fn start_time(&self) -> StartTime {
+        StartTime(self.start_ns)
+    }
+
+    /// A clock that was started with another.
+    pub(crate) fn started_at(StartTime(start_ns): StartTime) -> Self {
+        Self { start_ns, reached: Vec::new(), listener: None }
+    }
+
+    /// The phases that were reached, for another thread.
+    pub(crate) fn into_reached(self) -> Vec<Reached> {
+        self.reached
+    }
+
+    /// Takes over what another thread has reached, with a clock that was started with this one.
+    pub(crate) fn take_over(&mut self, reached: Vec<Reached>) {
+        self.reached.extend(reached);
     }
 
     /// Notes that `phase` is reached now, the first time it is.

@@ -5,9 +5,14 @@
 //! that a write that was torn, or found the disk full, leaves the one before. There is no fsync: the file is for a
 //! supervisor that died, not for a host that lost its power. While the thread lives it holds the file's lock (flock(2)).
 //!
+//! The last beat has the task's end too ([`LastWord`]), before that is entered in the ledger: so it isn't lost where the ledger
+//! can't be written.
+//!
 //! A record, little-endian: magic, sequence number, boot id, CLOCK_BOOTTIME in ns, wall clock in ms, which of the four
-//! following are known, CPU time in ns, peak memory in bytes, bytes in, bytes out; then the first 8 bytes of the SHA-256
-//! of all that.
+//! following are known, CPU time in ns, peak memory in bytes, bytes in, bytes out; the end; then the first 8 bytes of the
+//! SHA-256 of all that.
+
+mod last_word;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,6 +25,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use sha2::{Digest as _, Sha256};
 
+pub use self::last_word::LastWord;
 use super::clock::{BootId, BootTime, Moment, timestamp};
 use super::record::Used;
 
@@ -27,10 +33,11 @@ use super::record::Used;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The first bytes of a record, with the version of the format.
-const MAGIC: [u8; 8] = *b"TRBEAT\0\x01";
+const MAGIC: [u8; 8] = *b"TRBEAT\0\x02";
 
 /// What the checksum covers, and the whole record.
-const BODY: usize = 88;
+const NUMBERS: usize = 88;
+const BODY: usize = NUMBERS + last_word::ROOM;
 const RECORD: usize = BODY + 8;
 
 /// The two places in the file: on blocks of their own.
@@ -54,12 +61,14 @@ pub enum HeartbeatError {
 }
 
 /// A heartbeat that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// When it was written.
     pub at: Moment,
     /// What was used until then.
     pub used: Used,
+    /// How the task ended, if its supervisor came so far.
+    pub end: Option<LastWord>,
 }
 
 /// A running heartbeat. It stops when this is dropped; the file stays.
@@ -78,7 +87,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     used: Option<Measure>,
+    end: Option<LastWord>,
+    /// Whether the end was written, or will never be.
+    ended: bool,
     stop: bool,
+}
+
+impl State {
+    /// Whether the next beat is due at once.
+    fn is_urgent(&self) -> bool {
+        self.stop || self.end.is_some() && !self.ended
+    }
 }
 
 /// Tells what was used.
@@ -107,7 +126,7 @@ impl Heartbeat {
         let mut pulse = Pulse::open(path).map_err(failed)?;
         // Both records, so that no later one needs room on the disk.
         for _ in PLACES {
-            pulse.beat(Used::default()).map_err(failed)?;
+            pulse.beat(Used::default(), None).map_err(failed)?;
         }
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -124,6 +143,15 @@ impl Heartbeat {
     /// Has each beat say what this function gives as used so far.
     pub fn measure(&self, used: impl FnMut() -> Used + Send + 'static) {
         self.shared.lock().used = Some(Measure(Box::new(used)));
+    }
+
+    /// Has each beat say how the task ended. One that does is written when this returns, if it can be.
+    pub fn end(&self, end: LastWord) {
+        let mut state = self.shared.lock();
+        state.end = Some(end);
+        self.shared.changed.notify_all();
+        let written = self.shared.changed.wait_while(state, |state| !state.ended);
+        drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -160,19 +188,25 @@ impl Pulse {
     fn run(mut self, shared: &Shared) {
         let mut stop = false;
         while !stop {
-            let waited = shared.changed.wait_timeout_while(shared.lock(), INTERVAL, |state| !state.stop);
+            let waited = shared.changed.wait_timeout_while(shared.lock(), INTERVAL, |state| !state.is_urgent());
             let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let used = state.used.as_mut().map_or_else(Used::default, |Measure(used)| used());
+            let end = state.end.clone();
             stop = state.stop;
             drop(state);
+            let is_last = end.is_some();
             // One beat less is no reason to end a task; the next may succeed.
-            let _ = self.beat(used);
+            let _ = self.beat(used, end);
+            if is_last {
+                shared.lock().ended = true;
+                shared.changed.notify_all();
+            }
         }
     }
 
-    fn beat(&mut self, used: Used) -> io::Result<()> {
+    fn beat(&mut self, used: Used, end: Option<LastWord>) -> io::Result<()> {
         self.sequence = self.sequence.saturating_add(1);
-        let beat = Beat { at: Moment::now_in(self.boot_id)?, used };
+        let beat = Beat { at: Moment::now_in(self.boot_id)?, used, end };
         let [even, odd] = PLACES;
         let place = if self.sequence.is_multiple_of(2) { even } else { odd };
         self.file.write_all_at(&encode(self.sequence, &beat), place)
@@ -233,6 +267,7 @@ fn encode(sequence: u64, beat: &Beat) -> Vec<u8> {
     record.extend(beat.at.wall.as_millisecond().to_le_bytes());
     record.extend(known.to_le_bytes());
     used.iter().for_each(|value| record.extend(value.unwrap_or(0).to_le_bytes()));
+    record.extend(LastWord::encode(beat.end.as_ref()));
     record.extend(checksum(&record));
     record
 }
@@ -242,6 +277,7 @@ fn decode(record: &[u8; RECORD]) -> Option<(u64, Beat)> {
     if checksum(body) != sum {
         return None;
     }
+    let (body, end) = body.split_at(NUMBERS);
     let (magic, body) = body.split_first_chunk::<8>()?;
     let (sequence, body) = body.split_first_chunk::<8>()?;
     let (boot_id, body) = body.split_first_chunk::<16>()?;
@@ -252,7 +288,7 @@ fn decode(record: &[u8; RECORD]) -> Option<(u64, Beat)> {
         Used { cpu_ns: used.next()?, peak_memory_bytes: used.next()?, bytes_in: used.next()?, bytes_out: used.next()? };
     let boot = BootTime { boot_id: BootId::from_bytes(*boot_id), ns };
     let at = Moment { wall: timestamp(i64::try_from(wall).unwrap_or(0)), boot: Some(boot) };
-    (*magic == MAGIC).then_some((u64::from_le_bytes(*sequence), Beat { at, used }))
+    (*magic == MAGIC).then_some((u64::from_le_bytes(*sequence), Beat { at, used, end: LastWord::decode(end) }))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A task is settled when its supervisor is gone: its process doesn't exist any more ([`Process::is_alive`]) and nobody
 //! holds its heartbeat's lock (a supervisor in another PID namespace does, invisible as it is here). Its end is its last
-//! sign of life, a heartbeat or an event. Whoever finds such tasks settles them; the ledger takes one end only.
+//! sign of life, a heartbeat or an event; how it ended is known if the last heartbeat says it. Whoever finds such tasks settles them; the ledger takes one end only.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::changes::{self, Closing};
 use super::clock::{BootId, Moment};
-use super::heartbeat;
+use super::heartbeat::{self, LastWord};
 use super::process::Process;
 use super::record::{Outcome, Record, Used};
 use super::rows;
@@ -56,11 +56,20 @@ fn orphans(connection: &Connection, tasks_folder: &Path, now: Moment) -> rusqlit
         let events = rows::events(connection, &record.id)?;
         let signs = events.iter().map(|event| event.at).chain(beat.iter().map(|beat| beat.at));
         let Some(at) = signs.reduce(Moment::latest) else { continue };
-        let used = beat.map_or_else(Used::default, |beat| beat.used);
-        let reason = reason(record.supervisor, now.boot.map(|boot| boot.boot_id));
-        orphans.push(Orphan { id: record.id.clone(), at, outcome: outcome(&record, reason, used) });
+        let (used, end) = beat.map_or_else(Default::default, |beat| (beat.used, beat.end));
+        let outcome = match end {
+            Some(end) => last_word(&end, used),
+            None => outcome(&record, reason(record.supervisor, now.boot.map(|boot| boot.boot_id)), used),
+        };
+        orphans.push(Orphan { id: record.id.clone(), at, outcome });
     }
     Ok(orphans)
+}
+
+/// The end of a task whose supervisor came so far, but could not enter it.
+fn last_word(end: &LastWord, used: Used) -> Outcome {
+    let reason = format!("{}; the task's supervisor could not enter its end in the ledger", end.reason);
+    Outcome { exit_code: end.exit_code, stop_code: end.stop_code(), reason, used }
 }
 
 fn outcome(record: &Record, reason: String, used: Used) -> Outcome {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use super::gauge::Gauge;
 use super::guest::{self, Place};
 use super::outcome::Outcome;
+use super::preparing::{self, Enders, Preparation};
 use super::request::RunRequest;
 use super::signals::Signals;
 use super::stop::StopPolicy;
@@ -23,7 +24,8 @@ use crate::config::Config;
 use crate::cpu::{self, Share};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
 use crate::events::{Listeners, What};
-use crate::image::{Images, Prepared};
+use crate::image::Prepared;
+use crate::ledger::heartbeat::LastWord;
 use crate::ledger::{
     self, DesiredStatus, Heartbeat, Ledger, LedgerError, NewTask, Process, Record, Stamp, Status, StopCode, Used,
 };
@@ -173,7 +175,14 @@ impl Life {
             host.write_messages_to(self.folder.open_messages().map_err(RunError::Folder)?);
         }
         self.reach(Stamp::PullStarted)?;
-        let Prepared { image, rootfs } = Images::open_in(&home, voice.clone())?.prepare(&request.image, timings)?;
+        // From here on a signal is read, not died of: the task would end without being asked to.
+        let signals = attached.then(Signals::block).transpose()?;
+        let enders = Enders { signals: signals.as_ref(), control: &mut self.control };
+        let prepared = match preparing::prepare(request, &home, &voice, enders, timings)? {
+            Preparation::Ready(prepared) => *prepared,
+            Preparation::Ended(outcome) => return Ok(outcome),
+        };
+        let Prepared { image, rootfs } = prepared;
         self.ledger.borrow_mut().image(&self.id, &image.digest.to_string())?;
         self.reach(Stamp::PullStopped)?;
         let hostname = request.hostname.as_deref().or(self.id.get(..HOSTNAME_DIGITS)).unwrap_or(&self.id);
@@ -186,8 +195,6 @@ impl Life {
         let log =
             request.detach.then(|| Log::create(self.folder.path(), request.log)).transpose().map_err(RunError::Log)?;
 
-        // From here on a signal is read, not died of: the task would end without being asked to.
-        let signals = attached.then(Signals::block).transpose()?;
         timings.listen(self.listener());
         let (report, id, folder, voice) = (self.report.take(), &self.id, &self.folder, &voice);
         let place = Place {
@@ -265,6 +272,8 @@ impl Life {
             stop_code => stop_code,
         };
         let end = ledger::Outcome { exit_code: Some(exit_code.into()), stop_code, reason: reason.clone(), used };
+        // Where the ledger can't be written, the next command takes it from there.
+        heartbeat.end(LastWord::of(&end));
         // The command's result is known and stands, whatever becomes of its record.
         let mut finished = ledger.finish(&id, &end);
         let ran = finished.as_ref().is_ok_and(|record| record.stamps.started_at.is_some());
@@ -283,7 +292,8 @@ impl Life {
             folder.tell_messages();
         }
         // In the foreground, or where no command ran, there is no log to keep.
-        if request.remove || !request.detach || !ran {
+        let entered = record.is_some();
+        if entered && (request.remove || !request.detach || !ran) {
             let _ = folder.remove();
         }
         Ended { id, exit_code, stop_code, reason, sentence, record }

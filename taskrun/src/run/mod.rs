@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`request`]: what to run. [`spec`]: what becomes of it for the agent; [`etc`]: files that the task finds in `/etc`.
-//! - [`plan`]: the microVM for it.
+//! - [`preparing`]: getting its image. [`plan`]: the microVM for it.
 //! - [`supervise`]: the loop over all that can happen; [`session`] is what the agent may say, [`stop`] what signals
 //!   mean, [`stdio`] the command's streams, [`signals`] where signals come from, [`deadlines`] when it acts by itself.
 //! - [`gauge`]: what a task has used. [`surroundings`]: what a task has of the process that runs it.
@@ -18,6 +18,7 @@ mod guest;
 pub(crate) mod life;
 pub mod outcome;
 pub mod plan;
+mod preparing;
 pub mod request;
 pub mod session;
 pub mod signals;
@@ -59,6 +60,9 @@ pub enum RunError {
     /// The image can't be used.
     #[error(transparent)]
     Image(Box<PrepareError>),
+    /// There is no thread that gets the image, or it can't be waited for.
+    #[error("The task's image can't be waited for")]
+    Prepare(#[source] io::Error),
     /// There is no scratch disk.
     #[error(transparent)]
     Scratch(#[from] ScratchError),

@@ -43,7 +43,7 @@ use crate::voice::Voice;
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a task with a timeout may take to start its command, on top of its timeout.
-const START: Duration = Duration::from_secs(600);
+pub(super) const START: Duration = Duration::from_secs(600);
 
 /// SIGKILL.
 const KILL: i32 = 9;

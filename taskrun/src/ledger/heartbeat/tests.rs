@@ -8,7 +8,7 @@ use super::*;
 fn beat(ns: u64) -> Beat {
     let boot = Some(BootTime { boot_id: BootId::from_bytes([3; 16]), ns });
     let used = Used { cpu_ns: Some(ns / 2), peak_memory_bytes: None, bytes_in: Some(0), bytes_out: Some(u64::MAX) };
-    Beat { at: Moment { wall: timestamp(1_700_000_000_123), boot }, used }
+    Beat { at: Moment { wall: timestamp(1_700_000_000_123), boot }, used, end: None }
 }
 
 fn decoded(record: &[u8]) -> Option<(u64, Beat)> {

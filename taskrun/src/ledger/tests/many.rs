@@ -157,7 +157,7 @@ fn supervisors_that_are_killed_leave_tasks_that_are_settled_once() {
     assert_eq!((records.len(), settled.len()), (count, count), "each of those that were admitted, once");
     for record in settled {
         let number = usize::try_from(u32::from_str_radix(&record.id, 16).unwrap()).unwrap();
-        let (last, death) = killed[number];
+        let (last, death) = killed[number].clone();
         let stopped = rows::events(&ledger.connection, &record.id).unwrap();
         let stopped = stopped.into_iter().find(|event| event.kind == "STOPPED").unwrap().at;
         let ns = |moment: Moment| moment.boot.unwrap().ns;

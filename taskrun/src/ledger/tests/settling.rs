@@ -48,6 +48,24 @@ fn only_a_task_without_its_supervisor_is_settled_and_only_once() {
 }
 
 #[test]
+fn an_end_that_could_not_be_entered_is_settled_as_it_was() {
+    let (home, mut ledger) = open();
+    let tasks = home.path().join(TASKS_FOLDER);
+    let new = NewTask { supervisor: gone(), ..task(1) };
+    ledger.admit(&new).unwrap();
+    ledger.reach(&new.id, Status::Running).unwrap();
+    let heartbeat = Heartbeat::start(&tasks.join(&new.id).join("heartbeat")).unwrap();
+    let known = Outcome { stop_code: StopCode::UserInitiated, reason: "It was stopped".into(), ..outcome(42) };
+    heartbeat.end(heartbeat::LastWord::of(&known));
+    drop(heartbeat);
+    let settled = ledger.settle(&tasks).unwrap();
+    let end = settled[0].end.as_ref().unwrap();
+    assert_eq!((end.exit_code, end.stop_code, end.settled), (Some(42), StopCode::UserInitiated, true));
+    assert!(end.reason.starts_with("It was stopped; "), "{}", end.reason);
+    assert_eq!(ledger.verify().unwrap(), (1, vec![]));
+}
+
+#[test]
 fn its_end_is_its_last_heartbeat_with_what_was_used_until_then() {
     let (home, mut ledger) = open();
     let tasks = home.path().join(TASKS_FOLDER);

@@ -1,0 +1,172 @@
+//! Ends that come at a bad time: while the image is pulled, on a full disk, with the clock set back and forth.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::home::Home;
+use e2e::leftovers::TEST_MOUNT;
+use e2e::place::{Suite, fixture, suite};
+use e2e::task::taskrun;
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use serde_json::{Value, json};
+
+/// An end that waits for nothing takes less.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+fn field(task: &Value, name: &str) -> Value {
+    task.get(name).cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_pull_is_ended_at_once() -> Result<()> {
+    // It takes connections and says nothing.
+    let registry = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let image = format!("docker://{}/slow:1", registry.local_addr()?);
+    let home = Home::new();
+    let pulled = |name: &str, detach: bool| {
+        let mode = if detach { "-d" } else { "-i" };
+        let running = home.call(["run", mode, "--name", name, "--memory", "256MB", &image, "true"]).start();
+        while home.ask(&format!("ps -q -f status=provisioning -f name={name}")).is_empty() {}
+        while field(&home.inspect(name), "pull_started_at").is_null() {}
+        running
+    };
+    let ended = |name: &str, code: i32, started: Instant| {
+        let task = home.inspect(name);
+        assert!(started.elapsed() < AT_ONCE, "{name}: {:?}", started.elapsed());
+        let fields = ["status", "stop_code", "exit_code", "settled", "pull_stopped_at"].map(|name| field(&task, name));
+        assert_eq!(fields, [json!("STOPPED"), json!("UserInitiated"), json!(code), json!(false), Value::Null]);
+    };
+    let running = pulled("stopped", true);
+    let started = Instant::now();
+    assert_eq!(home.ask("stop stopped"), "stopped");
+    ended("stopped", 143, started);
+    let _ = running.finish().expect_code(143);
+
+    let running = pulled("killed", true);
+    let started = Instant::now();
+    assert_eq!(home.ask("kill killed"), "killed");
+    let _ = running.finish().expect_code(137);
+    ended("killed", 137, started);
+
+    let running = pulled("interrupted", false);
+    let started = Instant::now();
+    running.signal(Signal::SIGINT);
+    let errors = running.finish().expect_code(130).errors();
+    ended("interrupted", 130, started);
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert_eq!(home.tasks().read_dir()?.count(), 0);
+    home.finish();
+    Ok(())
+}
+
+/// A file system in memory, small, with a state directory in it.
+struct Small(Home);
+
+impl Small {
+    fn new() -> Result<Self> {
+        let home = Home::new();
+        let root = home.path().join(TEST_MOUNT);
+        fs::create_dir(&root)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&root).status()?;
+        ensure!(mounted.success(), "no tmpfs");
+        std::os::unix::fs::symlink(home.path().join("images"), root.join("images"))?;
+        Ok(Self(home))
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self.0.path().join(TEST_MOUNT)
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        self.0.call(words).env("TASKRUN_HOME", self.root()).output().expect_code(0).text()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.root()).status();
+    }
+}
+
+/// Fills a file system to its last byte. Gives the file that does.
+fn fill(root: &Path) -> Result<std::path::PathBuf> {
+    let path = root.join("filler");
+    let mut file = File::create(&path)?;
+    for size in [4096, 1] {
+        loop {
+            match file.write(&vec![b'x'; size]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(path)
+}
+
+#[test]
+fn an_exit_code_is_not_lost_when_the_disk_is_full() -> Result<()> {
+    let small = Small::new()?;
+    let script = "trap 'exit 42' USR1; echo ready; while :; do sleep 0.1; done";
+    let image = fixture("busybox:latest");
+    let id = small.ask(&["run", "-d", "--memory", "256MB", &image, "sh", "-c", script]);
+    while small.ask(&["logs", &id]) != "ready" {}
+    let filler = fill(&small.root())?;
+    assert_eq!(small.ask(&["kill", "-s", "USR1", &id]), id);
+    small.0.wait_for_silence();
+    fs::remove_file(filler)?;
+    let tasks: Vec<Value> = serde_json::from_str(&small.ask(&["inspect", &id]))?;
+    let task = tasks.first().context("a task")?;
+    assert_eq!((field(task, "status"), field(task, "exit_code")), (json!("STOPPED"), json!(42)), "{task:#}");
+    assert!(field(task, "stopped_reason").to_string().contains("exited with code 42"), "{task:#}");
+    let _ = small.ask(&["usage", "verify"]);
+    Ok(())
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_told_before_anything_runs() {
+    let image = fixture("busybox:latest");
+    let task = taskrun(["run", "--memory", "256MB", &image, "echo", "ran"]);
+    let home = task.home().display().to_string();
+    let script = format!("mount --bind {home} {home} && mount -o remount,ro,bind {home} && exec \"$0\" \"$@\"");
+    let outcome = task.behind(&["unshare", "--mount", "sh", "-c", &script]).output();
+    assert_eq!(outcome.text(), "");
+    outcome.expect_failure(125, &["can't be", "TASKRUN_HOME"]);
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_bill() -> Result<()> {
+    // It is the clock of all that runs here.
+    if suite() != Suite::Lab {
+        return Ok(());
+    }
+    let home = Home::new();
+    let id = home.start(&[], "echo ready; sleep 1000");
+    let started = Instant::now();
+    let day = Duration::from_secs(86_400);
+    let set = |days: i32| -> Result<()> {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+        let moved = if days < 0 { now - day * days.unsigned_abs() } else { now + day * days.unsigned_abs() };
+        Ok(clock_settime(ClockId::CLOCK_REALTIME, moved.into())?)
+    };
+    set(2)?;
+    thread::sleep(Duration::from_millis(1200));
+    set(-3)?;
+    thread::sleep(Duration::from_millis(1200));
+    let stopped = home.call(["stop", "-t", "1", &id]).output();
+    set(1)?;
+    let _ = stopped.expect_code(0);
+    let task = home.inspect(&id);
+    let most = 60 + started.elapsed().as_secs();
+    let billed = field(&task, "billed_seconds").as_u64().context("seconds")?;
+    assert!((60..=most).contains(&billed), "{task:#}");
+    home.finish();
+    Ok(())
+}
