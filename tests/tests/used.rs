@@ -40,6 +40,7 @@ fn a_task_that_ends_has_used_what_it_did() -> Result<()> {
 fn a_task_whose_supervisor_dies_has_used_what_was_seen_last() -> Result<()> {
     let home = Home::new();
     let id = home.start(&[], "echo ready; while :; do :; done");
+    while home.ask(&format!("logs {id}")) != "ready" {}
     // The command's own share of it comes after its start; a heartbeat tells what was used each half second.
     thread::sleep(Duration::from_secs(2));
     kill(home.supervisor(&id), Signal::SIGKILL)?;
