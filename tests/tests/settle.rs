@@ -73,9 +73,7 @@ fn processes(home: &Home) -> Vec<(i32, String, Role)> {
     let mut found = Vec::new();
     for (pid, line) in home.processes() {
         if line.contains("taskrun-vmm") {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
-            found.extend(parent.and_then(of_task).map(|task| (pid, task, Role::Vmm)));
+            found.extend(of_task(parent(pid)).map(|task| (pid, task, Role::Vmm)));
         } else if let Some(task) = of_task(pid) {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let reports = environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"TASKRUN_REPORT="));
@@ -83,7 +81,22 @@ fn processes(home: &Home) -> Vec<(i32, String, Role)> {
             found.push((pid, task, role));
         }
     }
+    // A VMM that has not executed its program yet looks like its supervisor.
+    let supervisors: Vec<_> =
+        found.iter().filter(|(_, _, role)| *role == Role::Supervisor).map(|(pid, ..)| *pid).collect();
+    for (pid, _, role) in found.iter_mut().filter(|(_, _, role)| *role == Role::Supervisor) {
+        if supervisors.contains(&parent(*pid)) {
+            *role = Role::Vmm;
+        }
+    }
     found
+}
+
+/// The process that started this one; 0 when there is none.
+fn parent(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    parent.unwrap_or(0)
 }
 
 /// Kills a process of some task, or all of all tasks.
@@ -152,12 +165,12 @@ fn whatever_is_killed_every_task_has_one_end_and_the_right_one() -> Result<()> {
                     Random(seed ^ (u64::try_from(worker).unwrap_or(0) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 scope.spawn(move || -> Result<()> {
                     loop {
+                        let number = started.fetch_add(1, Ordering::SeqCst);
+                        let enough = number >= TASKS && moments.load(Ordering::SeqCst) >= KILLS;
                         // Some are killed before the ledger has them.
-                        let admitted = home.ask("ps -aq").lines().count();
-                        if admitted >= TASKS && moments.load(Ordering::SeqCst) >= KILLS {
+                        if enough && home.ask("ps -aq").lines().count() >= TASKS {
                             return Ok(());
                         }
-                        let number = started.fetch_add(1, Ordering::SeqCst);
                         run(home, &format!("t{number}"), &mut random)?;
                     }
                 })

@@ -215,6 +215,16 @@ impl Ledger {
         lookup::find(&self.connection, name_or_id)
     }
 
+    /// The task with this id, also when it was removed.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotFound`] and [`LedgerError::List`].
+    pub fn get(&self, id: &str) -> Result<Record, LedgerError> {
+        let found =
+            rows::records(&self.connection, "WHERE id = :id", &[(":id", &id)]).map_err(LedgerError::List)?.pop();
+        found.ok_or_else(|| LedgerError::NotFound(id.into()))
+    }
+
     /// Tasks, in the order in which they were admitted.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{CommandError, Tasks};
 use crate::cli::task_args::{KillArgs, RmArgs, StopArgs, WaitArgs};
 use crate::errors;
-use crate::ledger::{DesiredStatus, Filter, LedgerError, Record, TASKS_FOLDER};
+use crate::ledger::{DesiredStatus, LedgerError, Record, TASKS_FOLDER};
 use crate::task::control::{Connection, Request};
 
 /// SIGKILL.
@@ -125,23 +125,13 @@ impl Tasks {
             }
             // A supervisor that was killed has entered nothing, and its connections end before the process does.
             self.ledger.settle(&self.home.join(TASKS_FOLDER))?;
-            record = self.again(&record.id)?;
+            // Also when it was removed at its end.
+            record = self.ledger.get(&record.id)?;
             if record.end.is_none() {
                 thread::sleep(DYING);
             }
         }
         Ok(record)
-    }
-
-    /// A task as it is in the ledger now, also when it was removed at its end.
-    fn again(&self, id: &str) -> Result<Record, CommandError> {
-        match self.ledger.find(id) {
-            Err(LedgerError::NotFound(id)) => {
-                let found = self.ledger.list(&Filter::everything())?.into_iter().find(|record| record.id == id);
-                found.ok_or(CommandError::Ledger(LedgerError::NotFound(id)))
-            }
-            found => Ok(found?),
-        }
     }
 
     /// Removes a task that has ended.
