@@ -1,7 +1,7 @@
 //! Starting a VMM: everything it needs is opened here and handed over, and nothing else reaches it.
 //!
 //! The VMM's process has the control socket as its standard input, `/dev/null` as its standard output and the caller's
-//! standard error for its last words; [`seal_at_start`] keeps everything else from it. Of the environment, which may
+//! standard error for its last words; [`seal`] keeps everything else from it. Of the environment, which may
 //! hold the caller's secrets, it has taskrun's own variables. It has a process group of its own, so that a Ctrl-C at
 //! the caller's terminal reaches it only through its runtime.
 
@@ -16,7 +16,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -24,7 +23,7 @@ use vmm::config::{self, BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemC
 use vmm::control::{self, ControlError};
 use vmm::end::EndReason;
 
-use super::{Machine, Meter};
+use super::{Machine, Meter, seal};
 use crate::cpu::{CpuError, Enforcement, Hold, Share};
 use crate::install::{InstallError, Installation};
 use crate::kvm::{self, KvmError};
@@ -347,8 +346,7 @@ impl Vmm {
         let messages = messages.map(File::try_clone).transpose().map_err(LaunchError::Messages)?;
         let (control, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|error| LaunchError::Socket(error.into()))?;
-        // Whether the kernel can do it is found out where it changes nothing.
-        seal_descriptors(libc::c_uint::MAX).map_err(|error| LaunchError::Seal(error.into()))?;
+        seal::check().map_err(|error| LaunchError::Seal(error.into()))?;
         let mut command = Command::new(&installation.vmm);
         command
             .stdin(Stdio::from(theirs))
@@ -358,7 +356,7 @@ impl Vmm {
             .envs(env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(OWN_VARIABLES)))
             .current_dir("/")
             .process_group(0);
-        seal_at_start(&mut command);
+        seal::at_start(&mut command);
         let process = command.spawn().map_err(|source| InstallError::Vmm(installation.vmm.clone(), source))?;
         Ok(Self { meter: Arc::new(Meter::of(process.id())), process, control, hold: None })
     }
@@ -400,24 +398,6 @@ impl Drop for Vmm {
         self.kill();
         let _ = self.wait();
     }
-}
-
-/// Closes every descriptor above standard error to the program that is started. What this process opens itself is closed to it
-/// already; this is for what its own caller left open, or another part of a program that runs tasks, whose descriptors stay as
-/// they are.
-#[expect(unsafe_code, reason = "code between fork and exec")]
-fn seal_at_start(command: &mut Command) {
-    let first = libc::c_uint::try_from(libc::STDERR_FILENO).unwrap_or(2).saturating_add(1);
-    // SAFETY: between fork and exec there is one system call, which is safe there: it takes no lock and no memory.
-    unsafe { command.pre_exec(move || seal_descriptors(first).map_err(io::Error::from)) };
-}
-
-/// Marks every descriptor from `first` on as closed for programs that this process starts.
-#[expect(unsafe_code, reason = "nix has no close_range(2)")]
-fn seal_descriptors(first: libc::c_uint) -> Result<(), Errno> {
-    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed in this process and no memory is touched.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Errno::result(result).map(drop)
 }
 
 #[cfg(test)]

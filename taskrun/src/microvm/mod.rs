@@ -4,13 +4,14 @@
 //! What differs is in the [`Plan`]; both have an agent that speaks [`protocol`].
 //!
 //! # Layout
-//! - [`launch`]: from a plan to a VMM's process. [`meter`]: what that uses.
+//! - [`launch`]: from a plan to a VMM's process; [`seal`]: what that doesn't get. [`meter`]: what it uses.
 //! - [`control`]: the connection to the agent. [`job`]: when the agent gets its job.
 
 pub mod control;
 pub mod job;
 pub mod launch;
 pub mod meter;
+mod seal;
 
 use std::os::fd::BorrowedFd;
 
