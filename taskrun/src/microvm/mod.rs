@@ -4,13 +4,14 @@
 //! What differs is in the [`Plan`]; both have an agent that speaks [`protocol`].
 //!
 //! # Layout
-//! - [`launch`]: from a plan to a VMM's process; [`seal`]: what that doesn't get. [`meter`]: what it uses.
+//! - [`launch`]: from a plan to a VMM's process. [`process`]: that; [`seal`]: what it doesn't get; [`meter`]: what it uses.
 //! - [`control`]: the connection to the agent. [`job`]: when the agent gets its job.
 
 pub mod control;
 pub mod job;
 pub mod launch;
 pub mod meter;
+mod process;
 mod seal;
 
 use std::os::fd::BorrowedFd;
@@ -21,8 +22,9 @@ use crate::cpu::CpuError;
 
 pub use self::control::{AgentConnection, ControlError};
 pub use self::job::{Job, NotSeeded};
-pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Start, TemplateFiles, Vmm};
+pub use self::launch::{Disk, Extent, Host, LaunchError, Launched, Plan, Pmem, Start, TemplateFiles};
 pub use self::meter::Meter;
+pub use self::process::Vmm;
 
 /// A machine that runs a guest. A VMM's process, or what plays one in a test.
 pub trait Machine {
