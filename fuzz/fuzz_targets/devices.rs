@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::bus::BusDevice;
 use vmm::devices::virtio::VirtioDevice;
+use vmm::devices::virtio::balloon::Balloon;
 use vmm::devices::virtio::blk::{Block, Extent};
 use vmm::devices::virtio::pmem::Pmem;
 use vmm::devices::virtio::slot::Slot;
@@ -22,11 +23,11 @@ const QUEUE_NOTIFY: u64 = 0x50;
 const QUEUES: u64 = 0x1000;
 
 fuzz_target!(|input: (u8, Vec<u8>, Vec<(u16, u32)>)| {
-    let (device, queues, accesses) = input;
+    let (kind, queues, accesses) = input;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
     let _ = memory.write(&queues, GuestAddress(QUEUES));
     let (ours, theirs) = UnixStream::pair().expect("sockets");
-    let device: Box<dyn VirtioDevice> = match device % 4 {
+    let device: Box<dyn VirtioDevice> = match kind % 5 {
         0 => Box::new(Vsock::new(3, vec![Channel { port: 1024, stream: theirs.into() }])),
         1 => {
             let file = Arc::new(File::open("/dev/zero").expect("/dev/zero"));
@@ -37,29 +38,38 @@ fuzz_target!(|input: (u8, Vec<u8>, Vec<(u16, u32)>)| {
             let extents = vec![Extent { file: Arc::new(file), offset: 0, length: 1 << 20 }];
             Box::new(Block::new("fuzz", false, extents).expect("a device"))
         }
+        3 => Box::new(Balloon::default()),
         _ => Box::new(Pmem::new(GuestAddress(4 << 30), 2 << 20)),
     };
     let slot = Slot::new(device, memory).expect("a slot");
+    let read = |offset: u64| {
+        let mut data = [0; 4];
+        slot.transport.lock().expect("a lock").read(offset, &mut data);
+        u32::from_le_bytes(data)
+    };
     let write = |offset: u64, value: u32| slot.transport.lock().expect("a lock").write(offset, &value.to_le_bytes());
-    start(&write, slot.queue_events.len());
+    start(&read, &write, slot.queue_events.len(), kind >= 128);
     let thread = DeviceThread::spawn(std::slice::from_ref(&slot), |_| {}).expect("a thread");
     for index in 0..slot.queue_events.len() {
         write(QUEUE_NOTIFY, index as u32);
     }
     for (offset, value) in accesses {
-        let mut data = [0; 4];
-        slot.transport.lock().expect("a lock").read(u64::from(offset), &mut data);
-        write(u64::from(offset), value);
+        read(offset.into());
+        write(offset.into(), value);
     }
     // Nobody reads what the guest sends to the channel, which must not hold up the end.
     drop(ours);
     thread.drain();
 });
 
-/// What a driver does to start a device: acknowledge, take all features of page 1 (version 1), set up the queues.
-fn start(write: &impl Fn(u64, u32), queues: usize) {
+/// What a driver does to start a device: acknowledge, take the features of page 1 (version 1) and perhaps those of page 0, set
+/// up the queues.
+fn start(read: &impl Fn(u64) -> u32, write: &impl Fn(u64, u32), queues: usize, features: bool) {
     write(0x70, 0);
     write(0x70, 1 | 2);
+    if features {
+        write(0x20, read(0x10));
+    }
     write(0x24, 1);
     write(0x20, 1);
     write(0x70, 1 | 2 | 8);

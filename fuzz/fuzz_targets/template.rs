@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::devices::virtio::VirtioDevice;
+use vmm::devices::virtio::balloon::Balloon;
 use vmm::devices::virtio::mmio::TransportState;
 use vmm::devices::virtio::slot::Slot;
 use vmm::devices::virtio::thread::DeviceThread;
@@ -32,7 +33,7 @@ fn in_envelope(content: &[u8]) -> Vec<u8> {
 
 /// Gives a device this state, and lets it go on in this memory.
 fn restore(state: &TransportState, content: &[u8]) {
-    let devices: [Box<dyn VirtioDevice>; 1] = [Box::new(Vsock::new(3, Vec::new()))];
+    let devices: [Box<dyn VirtioDevice>; 2] = [Box::new(Vsock::new(3, Vec::new())), Box::new(Balloon::default())];
     for device in devices {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
         let _ = memory.write(content, GuestAddress(0));

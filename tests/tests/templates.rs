@@ -6,19 +6,22 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use e2e::image::Image;
 use e2e::layer::{Layer, mode};
 use e2e::place::{self, fixture, many};
-use e2e::task::{Outcome, Task, taskrun};
+use e2e::task::{Outcome, Running, Task, taskrun};
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 /// How far a guest's clock may be from the host's, in nanoseconds.
 const CLOCK_ERROR: i128 = 50_000_000;
+
+/// How long free memory may take to be the host's again. Guests report it every two seconds of theirs.
+const REPORTED: Duration = Duration::from_secs(120);
 
 /// The smallest guest: the cheapest template.
 const SMALL: [&str; 2] = ["--memory", "128MB"];
@@ -207,6 +210,50 @@ fn many_at_once_end_right_and_a_killed_one_harms_no_other() -> Result<()> {
         assert_eq!(outcome.code, Some(i32::try_from(index % 100)?), "{}", outcome.errors());
     }
     assert_eq!(run(&[&image, "echo", "after"]).output().expect_code(0).text(), "after");
+    Ok(())
+}
+
+/// How much memory a task's VMM holds, in MiB.
+fn resident(task: &Running) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", task.vmm()))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? >> 10)
+}
+
+/// Prints the virtio devices, by their kinds.
+const DEVICES: &str = "cat /sys/bus/virtio/devices/*/device | sort";
+/// A balloon.
+const BALLOON: &str = "0x0005";
+
+#[test]
+fn memory_that_a_task_frees_is_the_hosts_again() -> Result<()> {
+    let (_directory, image) = probe_image()?;
+    if vmm::arch::is_emulated() {
+        // It isn't there: such processors lose what guests need, where there is a balloon.
+        let devices = run(&[&image, "sh", "-c", DEVICES]).output().expect_code(0).text();
+        ensure!(!devices.is_empty() && !devices.contains(BALLOON), "{devices}");
+        return Ok(());
+    }
+    for start in [&[][..], &["--cold"]] {
+        // A guest with little free memory keeps it, and each keeps blocks of 4 MiB of which it uses a page.
+        let words = [&["run", "--memory", "512MB"], start, &["-i", &image, "/probe", "give", "64"]].concat();
+        let mut task = taskrun(words).open_stdin().start();
+        task.read_until("ate 64 MiB\n");
+        let before = resident(&task)?;
+        assert!(before >= 64, "{before} MiB");
+        task.child.stdin.as_mut().context("a pipe")?.write_all(b"\n")?;
+        task.read_until("gave it back\n");
+        let given = Instant::now();
+        let mut after = before;
+        while after + 24 > before {
+            ensure!(given.elapsed() < REPORTED, "{start:?}: of {before} MiB {after} are left");
+            thread::sleep(Duration::from_millis(50));
+            after = resident(&task)?;
+        }
+        println!("{start:?}: from {before} to {after} MiB after {:?}", given.elapsed());
+        drop(task.child.stdin.take());
+        let _ = task.finish().expect_code(0);
+    }
     Ok(())
 }
 

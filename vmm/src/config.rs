@@ -135,16 +135,16 @@ pub const MIN_MEMORY_MIB: u32 = 64;
 /// The most memory of a microVM, in MiB; what fits beside the hole in 39 bits of physical address, the fewest of any CPU.
 pub const MAX_MEMORY_MIB: u32 = 256 << 10;
 
-/// The most block devices and persistent memories together: each has an interrupt line of its own, and vsock takes one of
-/// the 19 that are there.
-pub const MAX_DEVICES: usize = 18;
+/// The most block devices and persistent memories together: each has an interrupt line of its own, and vsock and the balloon
+/// take two of the 19 that are there.
+pub const MAX_DEVICES: usize = 17;
 
-/// The windows for virtio devices in a guest that becomes a template. The first is vsock's, the last is kept for a fixed
-/// device; the others are for block devices and persistent memories that come with the restore.
+/// The windows for virtio devices in a guest that becomes a template. The first is vsock's, the last is the balloon's; the
+/// others are for block devices and persistent memories that come with the restore.
 pub const SLOTS: usize = 8;
 
 /// The most block devices and persistent memories together of a guest that was restored.
-pub const MAX_TEMPLATE_DEVICES: usize = SLOTS - 2;
+pub const MAX_TEMPLATE_DEVICES: usize = SLOTS - 3;
 
 /// The most that [`image_window`] is, in bytes.
 const MAX_IMAGE_WINDOW: u64 = 4 << 30;

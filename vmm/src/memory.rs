@@ -103,6 +103,12 @@ impl GuestMemory {
         &self.files
     }
 
+    /// Whether what the guest may write is mapped privately, and not a file that has its pages.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.ram.iter().all(|region| region.flags() & libc::MAP_PRIVATE != 0)
+    }
+
     /// Adds the slices of a buffer that a device writes. `None` when it isn't memory, or a file.
     pub fn writable_slices<'m>(
         &'m self,

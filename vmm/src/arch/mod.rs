@@ -8,6 +8,6 @@ mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{
-    BootError, CpuError, Processors, StateError, VcpuState, VmSetupError, VmState, host_identity, layout, load,
-    set_up_vm,
+    BootError, CpuError, Processors, StateError, VcpuState, VmSetupError, VmState, host_identity, is_emulated, layout,
+    load, set_up_vm,
 };

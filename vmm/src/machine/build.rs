@@ -23,6 +23,7 @@ use crate::devices::ready::{self, ReadyPort};
 use crate::devices::seed::{self, SeedPorts};
 use crate::devices::serial::{self, SerialPort};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::{Block, Extent};
 use crate::devices::virtio::pmem::Pmem;
 use crate::devices::virtio::slot::Slot;
@@ -34,10 +35,12 @@ use crate::template::{self, TemplateError};
 use crate::vcpu::{Shared, Vcpu};
 use crate::vm::{Vm, VmError};
 
-/// The slots of the devices that a template has, which holds their state: vsock, and the place for an image.
+/// The slots of the devices that every guest has, where it is a template or comes from one, which holds their state.
 const VSOCK_SLOT: u8 = 0;
-const IMAGE_SLOT: u8 = 7;
-const _: () = assert!(IMAGE_SLOT as usize == SLOTS - 1);
+const IMAGE_SLOT: u8 = 6;
+const BALLOON_SLOT: u8 = 7;
+const FIXED_SLOTS: [u8; 3] = [VSOCK_SLOT, IMAGE_SLOT, BALLOON_SLOT];
+const _: () = assert!(IMAGE_SLOT as usize == SLOTS - 2 && BALLOON_SLOT as usize == SLOTS - 1);
 
 /// Builds the machine.
 pub(super) fn build(
@@ -80,13 +83,12 @@ fn boot(
         let console = File::from(descriptors.take(console)?);
         vm.add_ports(serial::BASE, serial::LENGTH, SerialPort::new(line, console))?;
     }
-    let windows = if start.save.is_some() { SLOTS } else { devices.count() };
-    let slots = connect(&mut vm, devices, windows)?;
+    let (windows, slots) = connect(&mut vm, devices, start.save.is_some())?;
 
     let deprivileged = deprivileged::is_deprivileged();
     let command_line = CommandLine {
         console: config.console.is_some(),
-        slots: windows,
+        slots: if start.save.is_some() { SLOTS } else { windows.len() },
         deprivileged,
         extra: &start.extra_command_line,
     };
@@ -106,8 +108,7 @@ fn boot(
     let vcpus = (0..).zip(fds).map(|(index, fd)| Vcpu::new(fd, index, shared.clone())).collect();
     let save = start.save.map(|files| -> Result<Save, MachineError> {
         let (state, memory) = (descriptors.take(files.state)?.into(), descriptors.take(files.memory)?.into());
-        let image = window.map(|_| IMAGE_SLOT);
-        Ok(Save { state, memory, slots: [VSOCK_SLOT].into_iter().chain(image).collect() })
+        Ok(Save { state, memory, slots: windows })
     });
     Ok(Machine { ending, vm, slots, vcpus, pace, save: save.transpose()? })
 }
@@ -136,14 +137,11 @@ fn restore(
     let ending = Arc::new(Ending::new()?);
     add_ports(&mut vm, &ending)?;
     vm.add_ports(seed::BASE, seed::LENGTH, seed_ports)?;
-    let slots = connect(&mut vm, devices, SLOTS)?;
+    let (windows, slots) = connect(&mut vm, devices, true)?;
     for saved in &state.devices {
-        let slot = match saved.slot {
-            VSOCK_SLOT => slots.first(),
-            IMAGE_SLOT => slots.last(),
-            _ => None,
-        };
-        slot.ok_or(VmError::NoSlot(saved.slot.into()))?.restore(&saved.transport)?;
+        let is_it = |(window, _): &(&u8, &Slot)| **window == saved.slot && FIXED_SLOTS.contains(window);
+        let (_, slot) = windows.iter().zip(&slots).find(is_it).ok_or(VmError::NoSlot(saved.slot.into()))?;
+        slot.restore(&saved.transport)?;
     }
 
     let fds = (0..config.vcpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
@@ -171,14 +169,8 @@ fn add_ports(vm: &mut Vm, ending: &Arc<Ending>) -> Result<(), MachineError> {
 struct Devices {
     /// Those in the first windows: vsock, the block devices, persistent memory.
     first: Vec<Box<dyn VirtioDevice>>,
-    /// That in the last window: the persistent memory that a template has.
-    last: Option<Box<dyn VirtioDevice>>,
-}
-
-impl Devices {
-    fn count(&self) -> usize {
-        self.first.len().saturating_add(self.last.iter().len())
-    }
+    /// Those that a template has too, and where it has them: the image's persistent memory, and the balloon.
+    fixed: Vec<(u8, Box<dyn VirtioDevice>)>,
 }
 
 /// The devices, with `window` bytes of persistent memory in the template's place. Persistent memory goes behind the memory; then
@@ -202,7 +194,7 @@ fn devices(
         first.push(Box::new(Block::new(&block.id, block.read_only, extents)?));
     }
     let mut files = Files::behind(vm.memory(), address_bits);
-    let mut last: Option<Box<dyn VirtioDevice>> = None;
+    let mut fixed: Vec<(u8, Box<dyn VirtioDevice>)> = Vec::new();
     let mut pmems = config.pmems.as_slice();
     if let Some(length) = window {
         let file = match pmems.split_first() {
@@ -212,7 +204,7 @@ fn devices(
             }
             _ => None,
         };
-        last = Some(Box::new(Pmem::new(files.place_window(length, file)?, length)));
+        fixed.push((IMAGE_SLOT, Box::new(Pmem::new(files.place_window(length, file)?, length))));
     }
     for pmem in pmems {
         let file = File::from(descriptors.take(pmem.file)?);
@@ -221,20 +213,31 @@ fn devices(
     }
     vm.add_files(files.finish()?)?;
     vm.add_interrupt_controllers()?;
-    Ok(Devices { first, last })
+    if !arch::is_emulated() {
+        fixed.push((BALLOON_SLOT, Box::new(Balloon::default())));
+    }
+    Ok(Devices { first, fixed })
 }
 
-/// Puts the devices into the first and the last of so many windows, and leaves those between empty.
-fn connect(vm: &mut Vm, devices: Devices, windows: usize) -> Result<Vec<Slot>, MachineError> {
+/// Puts the devices into their windows, and says which those are. In a machine that is a template, or comes from one, the other
+/// windows are there and empty.
+fn connect(vm: &mut Vm, devices: Devices, template: bool) -> Result<(Vec<u8>, Vec<Slot>), MachineError> {
     let memory = vm.memory().clone();
-    let (first, last) = (devices.first.len(), windows.saturating_sub(devices.last.iter().len()));
-    let all = devices.first.into_iter().chain(devices.last);
-    let slots = all.map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
-    for (window, slot) in (0..first).chain(last..windows).zip(&slots) {
-        vm.add_slot(window, slot)?;
+    let mut placed: Vec<(u8, Box<dyn VirtioDevice>)> = (0..).zip(devices.first).collect();
+    for (window, device) in devices.fixed {
+        let next = placed.iter().map(|(taken, _)| taken.saturating_add(1)).max().unwrap_or(0);
+        placed.push((if template { window } else { next }, device));
     }
-    (first..last).try_for_each(|window| vm.add_placeholder(window))?;
-    Ok(slots)
+    let (windows, devices): (Vec<u8>, Vec<_>) = placed.into_iter().unzip();
+    let slots = devices.into_iter().map(|device| Slot::new(device, memory.clone())).collect::<io::Result<Vec<_>>>()?;
+    for (window, slot) in windows.iter().zip(&slots) {
+        vm.add_slot(usize::from(*window), slot)?;
+    }
+    if template {
+        let empty = (0..SLOTS).filter(|window| !windows.iter().any(|taken| usize::from(*taken) == *window));
+        empty.into_iter().try_for_each(|window| vm.add_placeholder(window))?;
+    }
+    Ok((windows, slots))
 }
 
 /// The extents of a block device; `files` are those that have been taken for this or an earlier one.

@@ -35,7 +35,7 @@ pub mod state;
 pub use file::{decode, encode};
 
 /// The version of the files; it changes with anything that is in them.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Why a template can't be used.
 #[derive(Debug, thiserror::Error)]

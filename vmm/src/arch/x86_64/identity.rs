@@ -32,6 +32,18 @@ pub fn host_identity(kvm: &Kvm) -> Result<String, StateError> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Whether this host's processor is QEMU's emulation of one (TCG), by the name that it gives itself (CPUID leaf 0x4000_0000).
+///
+/// Guests have no balloon there: with one, restored guests found their page tables empty between two instructions now and then
+/// (QEMU 7.2: 5 of 13 runs of 100 guests, none of 10 without it), also when they reported nothing to it. No other host has shown that.
+#[must_use]
+pub fn is_emulated() -> bool {
+    use std::arch::x86_64::__cpuid;
+    const HYPERVISOR: u32 = 1 << 31;
+    let name = __cpuid(0x4000_0000);
+    __cpuid(1).ecx & HYPERVISOR != 0 && [name.ebx, name.ecx, name.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
+}
+
 /// An entry without what says on which CPU it was read: APIC ids, and the size of the state that is enabled there.
 fn without_place(entry: &kvm_cpuid_entry2) -> kvm_cpuid_entry2 {
     let mut entry = *entry;

@@ -85,10 +85,10 @@ mod tests {
     use crate::config::MAX_DEVICES;
 
     #[test]
-    fn there_is_a_slot_for_vsock_and_each_other_device_and_no_more() {
+    fn there_is_a_slot_for_vsock_the_balloon_and_each_other_device_and_no_more() {
         assert_eq!(slot(0), Some((0xd000_0000, 5)));
-        assert_eq!(slot(MAX_DEVICES), Some((0xd001_2000, 23)));
-        assert_eq!(slot(MAX_DEVICES + 1), None);
+        assert_eq!(slot(MAX_DEVICES + 1), Some((0xd001_2000, 23)));
+        assert_eq!(slot(MAX_DEVICES + 2), None);
         assert_eq!(slot(usize::MAX), None);
     }
 }

@@ -21,7 +21,7 @@ mod saved;
 mod vm;
 
 pub use boot::{BootError, load};
-pub use identity::host_identity;
+pub use identity::{host_identity, is_emulated};
 pub use processor::{CpuError, Processors};
 pub use saved::{StateError, VcpuState, VmState};
 pub use vm::{VmSetupError, set_up_vm};

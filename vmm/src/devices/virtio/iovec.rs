@@ -9,6 +9,8 @@ use vm_memory::VolatileSlice;
 
 /// The most slices that one system call takes (`IOV_MAX`, `UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
+/// The size of a page, in bytes.
+const PAGE: usize = 4096;
 
 /// Reads from `file` at `offset` into `slices`; 0 is the end of the file.
 ///
@@ -71,6 +73,23 @@ pub fn shut_down(stream: BorrowedFd<'_>, how: std::net::Shutdown) -> io::Result<
     let fd: RawFd = stream.as_raw_fd();
     // SAFETY: The call takes no pointers.
     if unsafe { libc::shutdown(fd, how) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the pages of a slice back to the host. In memory that is a mapping of its own (`private`) they then hold what they
+/// held when it was mapped; in a file that is mapped they become a hole.
+///
+/// # Errors
+/// When it isn't whole pages, and those of `madvise`.
+pub fn discard(slice: &VolatileSlice<'_>, private: bool) -> io::Result<()> {
+    let start = slice.ptr_guard_mut().as_ptr();
+    if !start.addr().is_multiple_of(PAGE) || !slice.len().is_multiple_of(PAGE) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let advice = if private { libc::MADV_DONTNEED } else { libc::MADV_REMOVE };
+    // SAFETY: the range is memory of the guest, which stays mapped and is only ever accessed volatile: its content may
+    // change at any time. As it is whole pages, nothing beside it changes.
+    let result = unsafe { libc::madvise(start.cast(), slice.len(), advice) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The bytes in a row of slices.

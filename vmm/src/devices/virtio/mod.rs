@@ -15,7 +15,7 @@
 //! - [`queue`]: virtqueues and descriptor chains, checked; [`iovec`]: system calls straight on guest memory.
 //! - [`slot`]: a device with its transport and descriptors; [`placeholder`]: a window without one.
 //! - [`thread`]: the one thread that serves all slots.
-//! - [`blk`], [`pmem`], [`vsock`]: the devices.
+//! - [`balloon`], [`blk`], [`pmem`], [`vsock`]: the devices.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,7 @@ use self::interrupt::Interrupt;
 use self::sources::Sources;
 use crate::memory::GuestMemory;
 
+pub mod balloon;
 pub mod blk;
 pub mod interrupt;
 pub mod iovec;
