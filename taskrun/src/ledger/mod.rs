@@ -31,6 +31,7 @@ mod rows;
 mod schema;
 mod settle;
 pub mod status;
+mod sweep;
 mod verify;
 
 use std::fs;
@@ -192,6 +193,15 @@ impl Ledger {
     pub fn settle(&mut self, tasks_folder: &Path) -> Result<Vec<Record>, LedgerError> {
         let now = now()?;
         settle::settle(&mut self.connection, tasks_folder, now).map_err(LedgerError::Settle)
+    }
+
+    /// Removes the folders in `tasks_folder` that belong to no task, as supervisors leave them that die before their tasks are
+    /// entered. See [`sweep`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Settle`].
+    pub fn sweep(&self, tasks_folder: &Path) -> Result<(), LedgerError> {
+        sweep::sweep(&self.connection, tasks_folder).map_err(LedgerError::Settle)
     }
 
     /// Hides a task that has ended from lists and frees its name. Its row stays.

@@ -17,7 +17,7 @@ use super::rows;
 use super::status::{DesiredStatus, Status, StopCode};
 
 /// The name of the heartbeat in a task's folder.
-const HEARTBEAT: &str = "heartbeat";
+pub(super) const HEARTBEAT: &str = "heartbeat";
 
 /// A task whose supervisor is gone.
 #[derive(Debug)]

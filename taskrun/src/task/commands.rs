@@ -91,6 +91,7 @@ impl Tasks {
         let home = ledger::home::resolve()?;
         let mut ledger = Ledger::open(&home)?;
         ledger.settle(&home.join(TASKS_FOLDER))?;
+        ledger.sweep(&home.join(TASKS_FOLDER))?;
         cpu::cgroup::sweep(&home);
         Ok(Self { home, ledger })
     }

@@ -21,6 +21,21 @@ fn other() -> (Child, Process) {
 }
 
 #[test]
+fn what_a_supervisor_left_that_died_before_its_task_was_entered_is_removed() {
+    let (home, mut ledger) = open();
+    let tasks = home.path().join(TASKS_FOLDER);
+    ledger.admit(&task(1)).unwrap();
+    let folder = |number| tasks.join(task(number).id);
+    let beat = |number| Heartbeat::start(&folder(number).join("heartbeat")).unwrap();
+    let (entered, dead, living) = (beat(1), beat(2), beat(3));
+    fs::create_dir(folder(4)).unwrap();
+    drop((entered, dead));
+    ledger.sweep(&tasks).unwrap();
+    assert_eq!([1, 2, 3, 4].map(|number| folder(number).exists()), [true, false, true, true]);
+    drop(living);
+}
+
+#[test]
 fn only_a_task_without_its_supervisor_is_settled_and_only_once() {
     let (home, mut ledger) = open();
     let tasks = home.path().join(TASKS_FOLDER);

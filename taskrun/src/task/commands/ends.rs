@@ -136,7 +136,8 @@ impl Tasks {
 
     /// Removes a task that has ended.
     pub(super) fn remove(&mut self, record: &Record) -> Result<(), CommandError> {
-        self.ledger.remove(&record.id)?;
-        self.folder(record).remove().map_err(|source| CommandError::Remove { task: record.id.clone(), source })
+        // The ledger last: a task whose removal was cut short can be removed again.
+        self.folder(record).remove().map_err(|source| CommandError::Remove { task: record.id.clone(), source })?;
+        Ok(self.ledger.remove(&record.id)?)
     }
 }
