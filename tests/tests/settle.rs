@@ -239,7 +239,8 @@ fn check(tasks: &[Value], kills: &[Killed]) -> Result<usize> {
                 assert!(task["exit_code"].is_number(), "{task:#}");
             }
         }
-        assert_eq!(task["exit_code"].is_null(), is_settled, "{task:#}");
+        // A supervisor that was killed at the very end may have left its task's exit code.
+        assert!(is_settled || task["exit_code"].is_number(), "{task:#}");
         assert!(task["billed_seconds"] == 60 || name == FIRST, "{task:#}");
     }
     Ok(settled)
