@@ -9,7 +9,8 @@
 //! /proc      procfs
 //! /sys       sysfs
 //! /cgroup    cgroup2
-//! /image, /upper, /rootfs    for a task only: its image, what it writes, and its root (see [`crate::root`])
+//! /container the container's own file systems until they are in its root (see [`crate::container::skeleton`])
+//! /image, /upper, /rootfs    in the container only: its image, what it writes, and its root (see [`crate::root`])
 //! ```
 //!
 //! A failure before the host is reached goes to the kernel's log. PID 1 must not end, since the kernel would panic: every way
@@ -33,6 +34,8 @@ use protocol::message::{AgentMessage, Failure, FailureKind, UnpackProgress, Unpa
 use protocol::spec::{TaskSpec, UnpackSpec};
 use protocol::{LAYER_DEVICE, OUTPUT_DEVICE, frame, port};
 
+use crate::container::Container;
+use crate::container::skeleton::Skeleton;
 use crate::control::{Control, ControlError};
 use crate::failure::{internal, report, sentence};
 use crate::ports::Ports;
@@ -52,6 +55,9 @@ const PORTS: &str = "/dev/port";
 
 /// Where cgroup2 is mounted.
 const CGROUPS: &str = "/cgroup";
+
+/// Where the container's own file systems are mounted first.
+const CONTAINER: &str = "/container";
 
 /// The control connection, for a panic to report itself; -1 before there is one.
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
@@ -88,12 +94,13 @@ fn serve() -> Result<(), InitError> {
     open_standard_streams().map_err(InitError::Null)?;
     allow_huge_pages();
     prepare_network();
+    let container = Container::prepare(Path::new(CONTAINER), Path::new(CGROUPS));
     let own = become_a_tasks_own();
     let socket = VsockHost.connect(port::CONTROL).map_err(InitError::Connect)?;
     CONTROL.store(socket.as_raw_fd(), Ordering::Relaxed);
     let control = Control::new(socket);
     match own {
-        Ok(()) => task::serve(control, &VsockHost, &Machine { places: Places::new(Path::new("/")) })?,
+        Ok(()) => task::serve(control, &VsockHost, &Machine { places: Places::new(Path::new("/")) }, container)?,
         Err(error) => task::refuse(control, internal(&error))?,
     }
     Ok(())
@@ -134,16 +141,12 @@ impl Guest for Machine {
         Ok(Unpacked { report, warnings: summary.warnings })
     }
 
-    fn mount_root(&self, spec: &TaskSpec) -> Result<Vec<String>, Failure> {
-        root::mount_root(&self.places, spec, memory()).map_err(|error| report(&error))
+    fn mount_root(&self, spec: &TaskSpec, skeleton: &Skeleton) -> Result<Vec<String>, Failure> {
+        root::mount_root(&self.places, spec, memory(), skeleton).map_err(|error| report(&error))
     }
 
     fn root(&self) -> &Path {
         self.places.root()
-    }
-
-    fn cgroups(&self) -> &Path {
-        Path::new(CGROUPS)
     }
 }
 

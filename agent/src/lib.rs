@@ -17,11 +17,13 @@
 //! - [`task`]: the story of a job, in order.
 //! - [`root`]: the root file system of a task.
 //! - [`container`]: the command's namespaces, mounts, devices, user and limits.
+//! - [`companion`]: the process that becomes the command, made ahead.
 //! - [`stdio`]: its standard streams.
 //! - [`supervise`]: the loop from its start to its end.
 //! - [`failure`]: how errors become what the user reads.
 //! - [`sys`]: the system calls that neither std nor nix has.
 
+pub mod companion;
 pub mod container;
 pub mod control;
 pub mod failure;

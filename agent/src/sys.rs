@@ -1,23 +1,15 @@
 //! System calls that neither std nor nix offers in the form needed here, each behind a safe function.
 //!
 //! The calls that change a process's identity are made directly and not through libc, because libc passes them on to every
-//! thread it knows, and the child of [`spawn`] shares that list with its parent.
+//! thread it knows, and a [`crate::companion::Companion`] shares that list with its parent.
 #![expect(unsafe_code, reason = "the safe face of raw system calls")]
 
-use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::raw::{c_int, c_long, c_uint, c_void};
+use std::os::raw::{c_int, c_long, c_uint};
 
-use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use protocol::message::ExitHow;
-
-/// The stack of the child of [`spawn`] until it executes a program.
-const CHILD_STACK: usize = 128 << 10;
-
-/// The exit code of a child that could not execute its program.
-const CHILD_FAILED: c_int = 125;
 
 /// A child process, not waited for yet.
 #[derive(Debug)]
@@ -26,52 +18,6 @@ pub struct Child {
     pub pid: Pid,
     /// Becomes readable when it has ended.
     pub pidfd: OwnedFd,
-}
-
-/// Runs `body` in a child process with new `namespaces`; it should execute a program or return what went wrong.
-///
-/// As with `vfork`, the child uses this process's memory while this process sleeps until the child has executed a program
-/// or ended; copying page tables is the dearest part of a fork. The descriptor table is shared as well: what `body` opens,
-/// this process has too, until `body` unshares `CLONE_FILES`.
-///
-/// # Errors
-/// Those of `clone(2)`.
-pub fn spawn<E>(
-    namespaces: CloneFlags,
-    body: &mut dyn FnMut() -> Result<Infallible, E>,
-) -> io::Result<(Child, Option<E>)> {
-    let mut failed = None;
-    let mut run = || {
-        let Err(error) = body();
-        failed = Some(error);
-    };
-    let child = clone_and_wait(namespaces, &mut run)?;
-    Ok((child, failed))
-}
-
-fn clone_and_wait(namespaces: CloneFlags, run: &mut dyn FnMut()) -> io::Result<Child> {
-    extern "C" fn enter(argument: *mut c_void) -> c_int {
-        // SAFETY: `argument` is the address of `run` below, which outlives the child's use of this memory.
-        let run = unsafe { &mut *argument.cast::<&mut dyn FnMut()>() };
-        run();
-        CHILD_FAILED
-    }
-
-    let mut stack = vec![0_u128; CHILD_STACK / size_of::<u128>()];
-    let top = stack.as_mut_ptr_range().end;
-    let mut run = run;
-    let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: CLONE_VFORK keeps this thread suspended until the child has left the shared memory, so nothing that it uses
-    // (`run`, the stack, thread-local storage) is used by both at once or freed too early. The stack is 16-byte aligned.
-    let pid =
-        unsafe { libc::clone(enter, top.cast(), flags | namespaces.bits(), (&raw mut run).cast(), &raw mut pidfd) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor that nothing else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid: Pid::from_raw(pid), pidfd })
 }
 
 /// Waits for `child`, which has ended or is about to.
@@ -110,7 +56,7 @@ pub fn send_signal(child: &Child, number: i32) -> io::Result<()> {
 /// Those of `close_range(2)`.
 pub fn close_from(first: RawFd) -> io::Result<()> {
     let first = c_uint::try_from(first).map_err(io::Error::other)?;
-    // SAFETY: only used in the child of `spawn` with a descriptor table of its own, whose later code owns none of them.
+    // SAFETY: only used in a companion with a descriptor table of its own, whose later code owns none of them.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, 0) }).map(drop)
 }
 
@@ -331,51 +277,4 @@ pub fn send_to(socket: RawFd, bytes: &[u8]) -> io::Result<()> {
 
 fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-#[cfg(test)]
-mod tests {
-    use nix::unistd::{dup, getpid};
-
-    use super::*;
-
-    #[test]
-    fn a_child_hands_back_what_went_wrong_and_can_be_waited_for() {
-        let parent = getpid();
-        let mut child_pid = parent;
-        let (child, error) = spawn(CloneFlags::empty(), &mut || {
-            child_pid = getpid();
-            Err("broken")
-        })
-        .unwrap();
-        assert_eq!(error, Some("broken"));
-        assert_eq!((child.pid, child_pid == parent), (child_pid, false));
-        assert_eq!(wait(&child).unwrap(), ExitHow::Code(125));
-    }
-
-    #[test]
-    fn what_a_child_opens_is_its_parents_until_it_unshares() {
-        let mut shared = None;
-        let (child, _) = spawn(CloneFlags::empty(), &mut || {
-            shared = Some(dup(io::stderr()).unwrap());
-            nix::sched::unshare(CloneFlags::CLONE_FILES).unwrap();
-            close_from(0).unwrap();
-            Err(())
-        })
-        .unwrap();
-        wait(&child).unwrap();
-        assert!(nix::sys::stat::fstat(shared.unwrap()).is_ok());
-    }
-
-    #[test]
-    fn a_signal_ends_a_child_by_its_number() {
-        let command = c"/bin/sleep";
-        let (child, error) = spawn(CloneFlags::empty(), &mut || {
-            nix::unistd::execve(command, &[command, c"1000"], &[] as &[&std::ffi::CStr])
-        })
-        .unwrap();
-        assert_eq!(error, None);
-        send_signal(&child, 34).unwrap();
-        assert_eq!(wait(&child).unwrap(), ExitHow::Signal(34));
-    }
 }

@@ -15,15 +15,13 @@ use protocol::spec::{TaskSpec, UnpackSpec, WindowSize};
 use crate::container::cgroup::Cgroup;
 use crate::container::exec::Command;
 use crate::container::oom::KernelLog;
-use crate::container::{self, Plan};
+use crate::container::skeleton::Skeleton;
+use crate::container::{Container, Plan, StartError};
 use crate::control::{Control, ControlError};
 use crate::failure::{internal, report};
 use crate::stdio::Prepared;
 use crate::supervise::{SignalSet, SuperviseError, Supervisor};
 use crate::vsock::Host;
-
-/// The name of the command's cgroup.
-const CGROUP: &str = "task";
 
 /// The machine that the task runs on.
 pub trait Guest {
@@ -39,17 +37,14 @@ pub trait Guest {
     /// What is wrong with the image, for the user.
     fn unpack(&self, spec: &UnpackSpec, progress: &mut dyn FnMut(UnpackProgress)) -> Result<Unpacked, Failure>;
 
-    /// Mounts the root file system of a task at [`Self::root`]; returns what the user should know.
+    /// Mounts the root file system of a task at [`Self::root`], in the container's process; returns what the user should know.
     ///
     /// # Errors
     /// What is wrong with the image or the guest, for the user.
-    fn mount_root(&self, spec: &TaskSpec) -> Result<Vec<String>, Failure>;
+    fn mount_root(&self, spec: &TaskSpec, skeleton: &Skeleton) -> Result<Vec<String>, Failure>;
 
     /// Where the task's root file system is mounted.
     fn root(&self) -> &Path;
-
-    /// Where the cgroup2 file system is mounted.
-    fn cgroups(&self) -> &Path;
 }
 
 /// What came of unpacking an image.
@@ -113,11 +108,16 @@ fn greet(control: &Control) -> Result<(), ControlError> {
     control.send(&AgentMessage::Hello { version: protocol::VERSION, kernel: kernel_release() })
 }
 
-/// Does one job from greeting to report.
+/// Does one job from greeting to report; where it is a task, in this container.
 ///
 /// # Errors
 /// The host cannot be talked to. Everything else is told to the host.
-pub fn serve(mut control: Control, host: &dyn Host, guest: &dyn Guest) -> Result<(), ControlError> {
+pub fn serve(
+    mut control: Control,
+    host: &dyn Host,
+    guest: &dyn Guest,
+    container: Result<Container, StartError>,
+) -> Result<(), ControlError> {
     greet(&control)?;
     let mut early = Early::default();
     let done = loop {
@@ -126,8 +126,15 @@ pub fn serve(mut control: Control, host: &dyn Host, guest: &dyn Guest) -> Result
                 Ok(()) => {}
                 Err(failure) => break Err(End::Failed(failure)),
             },
-            HostMessage::Run(spec) => break run(&mut control, host, guest, &spec, early).map(AgentMessage::Exited),
-            HostMessage::Unpack(spec) => break unpack(&control, guest, &spec).map(AgentMessage::Unpacked),
+            HostMessage::Run(spec) => {
+                let run = |container| run(&mut control, host, guest, container, &spec, early);
+                break container.map_err(|error| report(&error).into()).and_then(run).map(AgentMessage::Exited);
+            }
+            HostMessage::Unpack(spec) => {
+                // Its process sleeps until the guest ends. To end it before would take time.
+                std::mem::forget(container);
+                break unpack(&control, guest, &spec).map(AgentMessage::Unpacked);
+            }
             message => early.note(&message),
         }
     };
@@ -156,16 +163,18 @@ fn run(
     control: &mut Control,
     host: &dyn Host,
     guest: &dyn Guest,
+    mut container: Container,
     spec: &TaskSpec,
     mut early: Early,
 ) -> Result<ExitStatus, End> {
-    let mut warnings = guest.mount_root(spec)?;
+    let mounted = container.inside(|skeleton| guest.mount_root(spec, skeleton));
+    let mut warnings = mounted.map_err(|error| report(&error))??;
     control.send(&AgentMessage::Phase(Phase::RootMounted))?;
 
     let command = Command::new(&spec.process.argv, &spec.process.env).map_err(|error| report(&error))?;
-    let mut cgroup = Cgroup::create(guest.cgroups(), CGROUP).map_err(|error| report(&error))?;
+    container.cgroup().limit_memory().map_err(|error| report(&error))?;
     let mut streams = Prepared::connect(spec.stdio, host).map_err(|error| report(&error))?;
-    warnings.extend(cgroup.warning.take());
+    warnings.extend(container.cgroup().warning.take());
     for warning in warnings {
         control.send(&AgentMessage::Warning(warning))?;
     }
@@ -184,17 +193,16 @@ fn run(
         hostname: &spec.hostname,
         user: &spec.process.user,
         cwd: &spec.process.cwd,
-        cgroup: cgroup.entrance(),
         streams: streams.streams(),
         command,
     };
-    let started = container::start(plan).map_err(|error| report(&error))?;
+    let started = container.start(plan).map_err(|error| report(&error))?;
     control.send(&AgentMessage::Started)?;
     let relays = streams.into_relays(started.terminal.as_ref()).map_err(|error| report(&error))?;
     let supervisor = Supervisor::new(control, &started.child, relays, started.terminal).map_err(supervise_error)?;
     supervisor.deliver(early.signals);
     let how = supervisor.run().map_err(supervise_error)?;
-    Ok(ExitStatus { how, out_of_memory: out_of_memory(&cgroup, log), peak_memory: cgroup.peak_memory() })
+    Ok(ExitStatus { how, out_of_memory: out_of_memory(&started.cgroup, log), peak_memory: started.cgroup.peak_memory() })
 }
 
 fn supervise_error(error: SuperviseError) -> End {

@@ -65,12 +65,13 @@ impl Kind for CgroupError {
 pub struct Cgroup {
     directory: PathBuf,
     processes: File,
+    limits_memory: bool,
     /// A controller that this kernel does not have, as a sentence.
     pub warning: Option<String>,
 }
 
 impl Cgroup {
-    /// Makes the cgroup `name` below `root`, a mounted cgroup2 file system, with the memory that is left as its limit.
+    /// Makes the cgroup `name` below `root`, a mounted cgroup2 file system. Its memory isn't limited yet.
     ///
     /// # Errors
     /// All of [`CgroupError`].
@@ -85,22 +86,24 @@ impl Cgroup {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&directory)(error)),
             _ => {}
         }
-        let set = |file: &str, value: u64| {
-            let path = directory.join(file);
-            write(&path, &value.to_string()).map_err(at(&path))
-        };
-        if !missing.contains(&"memory") {
-            set("memory.max", memory_limit()?)?;
-        }
         if !missing.contains(&"pids") {
-            set("pids.max", MOST_PROCESSES.into())?;
+            set(&directory, "pids.max", MOST_PROCESSES.into())?;
         }
         let path = directory.join("cgroup.procs");
         let processes = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
         let warning = (!missing.is_empty()).then(|| {
             format!("The guest's kernel has no cgroup controllers {}; nothing is limited by them", missing.join(", "))
         });
-        Ok(Self { directory, processes, warning })
+        let limits_memory = !missing.contains(&"memory");
+        Ok(Self { directory, processes, limits_memory, warning })
+    }
+
+    /// Makes the memory that is left now the limit of what its processes hold.
+    ///
+    /// # Errors
+    /// All of [`CgroupError`].
+    pub fn limit_memory(&self) -> Result<(), CgroupError> {
+        if self.limits_memory { set(&self.directory, "memory.max", memory_limit()?) } else { Ok(()) }
     }
 
     /// The file to which a process writes `0` to enter the cgroup.
@@ -117,6 +120,11 @@ impl Cgroup {
     pub fn out_of_memory_kills(&self) -> u64 {
         read(&self.directory.join("memory.events")).map(|events| kills_in(&events)).unwrap_or_default()
     }
+}
+
+fn set(directory: &Path, file: &str, value: u64) -> Result<(), CgroupError> {
+    let path = directory.join(file);
+    write(&path, &value.to_string()).map_err(|source| CgroupError::File { path, source })
 }
 
 /// Lets children of `root` use the controllers; returns those that the kernel does not have.

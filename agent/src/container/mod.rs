@@ -1,11 +1,12 @@
 //! The container: namespaces, file systems, devices, user, capabilities and limits around the command, the way Docker has
 //! them. The network namespace stays the guest's.
 //!
-//! [`start`] makes one child process, which sets all this up around itself and executes the command. The command is PID 1
-//! of its namespace, so when it ends the kernel ends everything that it left behind.
+//! [`Container::prepare`] makes one child process ([`crate::companion`]) with everything around it that is the same for all
+//! commands; a guest that is saved for a template has that already. [`Container::start`] does the rest and has the child execute
+//! the command. The command is PID 1 of its namespace, so when it ends the kernel ends everything that it left behind.
 //!
 //! # Layout
-//! - [`mounts`], [`devices`], [`terminal`]: what it sees.
+//! - [`skeleton`], [`devices`], [`mounts`], [`terminal`]: what it sees.
 //! - [`user`], [`caps`]: who it is.
 //! - [`cgroup`], [`limits`], [`oom`]: what it may use.
 //! - [`exec`]: what it runs.
@@ -17,14 +18,17 @@ pub mod exec;
 pub mod limits;
 pub mod mounts;
 pub mod oom;
+pub mod skeleton;
 pub mod terminal;
 pub mod user;
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -34,10 +38,13 @@ use nix::unistd::{Uid, chdir, fchown, mkdir, sethostname, setsid, write};
 use protocol::message::FailureKind;
 use protocol::spec::WindowSize;
 
+use crate::companion::{Companion, Turn};
 use crate::failure::{Kind, quoted};
 use crate::sys::{self, Child};
+use cgroup::{Cgroup, CgroupError};
 use exec::{Command, ExecError};
 use mounts::MountError;
+use skeleton::Skeleton;
 use terminal::Terminal;
 use user::{User, UserError};
 
@@ -57,17 +64,29 @@ pub enum StartError {
     #[error("The command's process was killed before it could execute the command")]
     Killed,
     /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Its door.
     #[error("The command's cgroup can't be entered")]
-    Cgroup(#[source] Errno),
+    Enter(#[source] Errno),
+    /// The place for the file systems that every container has.
+    #[error("The container's place {path} can't be made")]
+    Place {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The hostname.
     #[error("The hostname can't be set")]
     Hostname(#[source] Errno),
     /// The file systems.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// The device nodes.
-    #[error("The container's /dev can't be filled")]
-    Devices(#[source] Errno),
+    /// A terminal's second name.
+    #[error("The container's /dev/console can't be made")]
+    Console(#[source] Errno),
     /// The terminal.
     #[error("The command's terminal can't be made")]
     Terminal(#[source] io::Error),
@@ -104,13 +123,15 @@ impl Kind for StartError {
     fn kind(&self) -> FailureKind {
         match self {
             Self::Mount(error) => error.kind(),
+            Self::Cgroup(error) => error.kind(),
             Self::User(error) => error.kind(),
             Self::Exec(error) => error.kind(),
             Self::WorkingDirectory { .. } | Self::Hostname(_) => FailureKind::Settings,
             Self::Clone(_)
             | Self::Killed
-            | Self::Cgroup(_)
-            | Self::Devices(_)
+            | Self::Enter(_)
+            | Self::Place { .. }
+            | Self::Console(_)
             | Self::Terminal(_)
             | Self::Streams(_)
             | Self::Rights { .. } => FailureKind::Internal,
@@ -147,8 +168,6 @@ pub struct Plan<'a> {
     pub user: &'a str,
     /// The working directory.
     pub cwd: &'a [u8],
-    /// `cgroup.procs` of the command's cgroup.
-    pub cgroup: BorrowedFd<'a>,
     /// Its standard streams.
     pub streams: Streams<'a>,
     /// What to execute.
@@ -162,28 +181,100 @@ pub struct Started {
     pub child: Child,
     /// The agent's end of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// What it may use, and what it used.
+    pub cgroup: Cgroup,
 }
 
-/// Starts the command; returns when its `execve` has succeeded.
-///
-/// # Errors
-/// All of [`StartError`].
-pub fn start(mut plan: Plan<'_>) -> Result<Started, StartError> {
-    let mut setup = Setup { plan: &mut plan, terminal: None, complete: false };
-    let (child, error) = sys::spawn(NAMESPACES, &mut || setup.run()).map_err(StartError::Clone)?;
-    let Setup { terminal, complete, .. } = setup;
-    if let Some(error) = error.or_else(|| (!complete).then_some(StartError::Killed)) {
-        // Its exit code says nothing that the error does not.
-        let _ = sys::wait(&child);
-        return Err(error);
+/// A container without a root and without a command: its process sleeps.
+#[derive(Debug)]
+pub struct Container {
+    companion: Companion,
+    skeleton: Skeleton,
+    cgroup: Cgroup,
+}
+
+impl Container {
+    /// Makes a container, with its cgroup below the cgroup2 file system `cgroups` and its file systems on `place`, which is not
+    /// there yet.
+    ///
+    /// # Errors
+    /// All of [`StartError`] that need no command.
+    pub fn prepare(place: &Path, cgroups: &Path) -> Result<Self, StartError> {
+        DirBuilder::new().mode(0o755).create(place).map_err(|source| StartError::Place { path: place.into(), source })?;
+        let cgroup = Cgroup::create(cgroups, CGROUP)?;
+        let mut companion = Companion::new(NAMESPACES).map_err(StartError::Clone)?;
+        let skeleton = in_turn(&mut companion, || prepare_process(place, cgroup.entrance()))??;
+        Ok(Self { companion, skeleton, cgroup })
     }
-    // The command has its own copies of the terminal's other end.
-    Ok(Started { child, terminal: terminal.map(|terminal| terminal.master) })
+
+    /// Does `work` in the container's process, so that what it mounts is mounted in the container.
+    ///
+    /// # Errors
+    /// [`StartError::Killed`]
+    pub fn inside<T>(&mut self, work: impl FnOnce(&Skeleton) -> T) -> Result<T, StartError> {
+        let Self { companion, skeleton, .. } = self;
+        in_turn(companion, || work(skeleton))
+    }
+
+    /// The command's cgroup.
+    pub fn cgroup(&mut self) -> &mut Cgroup {
+        &mut self.cgroup
+    }
+
+    /// Starts the command; returns when its `execve` has succeeded.
+    ///
+    /// # Errors
+    /// All of [`StartError`].
+    pub fn start(self, mut plan: Plan<'_>) -> Result<Started, StartError> {
+        let Self { mut companion, skeleton, cgroup } = self;
+        let mut setup = Setup { plan: &mut plan, skeleton: &skeleton, terminal: None, complete: false };
+        let mut failed = None;
+        let turn = companion.run(&mut || {
+            let Err(error) = setup.run();
+            failed = Some(error);
+        });
+        let Setup { terminal, complete, .. } = setup;
+        match (failed, turn) {
+            (Some(error), _) => Err(error),
+            (None, Turn::Gone) if complete => {
+                let child = companion.into_child().ok_or(StartError::Killed)?;
+                // The command has its own copies of the terminal's other end.
+                Ok(Started { child, terminal: terminal.map(|terminal| terminal.master), cgroup })
+            }
+            (None, _) => Err(StartError::Killed),
+        }
+    }
+}
+
+/// The name of the command's cgroup.
+const CGROUP: &str = "task";
+
+/// Does `work` in the companion's process, which is there again afterwards.
+fn in_turn<T>(companion: &mut Companion, work: impl FnOnce() -> T) -> Result<T, StartError> {
+    let mut work = Some(work);
+    let mut done = None;
+    companion.run(&mut || done = work.take().map(|work| work()));
+    done.ok_or(StartError::Killed)
+}
+
+/// What the container's process does before anything is known of its command.
+fn prepare_process(place: &Path, cgroup: BorrowedFd<'_>) -> Result<Skeleton, StartError> {
+    write(cgroup, b"0").map_err(StartError::Enter)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(StartError::Enter)?;
+    // A new process is no leader of a process group, so this cannot fail.
+    let _ = setsid();
+    umask(Mode::empty());
+    let skeleton = Skeleton::build(place)?;
+    let failed = |what| move |source| StartError::Rights { what, source };
+    limits::apply().map_err(io::Error::from).map_err(failed("resource limits"))?;
+    caps::drop_bounding().map_err(failed("capabilities"))?;
+    Ok(skeleton)
 }
 
 /// What the child does. Its memory is the agent's; its descriptors are as well until [`Self::place_streams`].
 struct Setup<'s, 'a> {
     plan: &'s mut Plan<'a>,
+    skeleton: &'s Skeleton,
     /// Opened by the child, owned by the agent.
     terminal: Option<Terminal>,
     /// Whether everything up to the `execve` has been done.
@@ -193,8 +284,8 @@ struct Setup<'s, 'a> {
 impl Setup<'_, '_> {
     /// The ordered script.
     fn run(&mut self) -> Result<Infallible, StartError> {
-        self.enter_namespaces()?;
-        self.build_file_systems()?;
+        sethostname(self.plan.hostname).map_err(StartError::Hostname)?;
+        self.enter_root()?;
         self.place_streams()?;
         let user = user::resolve(self.plan.user)?;
         give_streams_to(user.uid)?;
@@ -211,25 +302,15 @@ impl Setup<'_, '_> {
         Ok(self.plan.command.execute()?)
     }
 
-    fn enter_namespaces(&self) -> Result<(), StartError> {
-        write(self.plan.cgroup, b"0").map_err(StartError::Cgroup)?;
-        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(StartError::Cgroup)?;
-        // A new process is no leader of a process group, so this cannot fail.
-        let _ = setsid();
-        sethostname(self.plan.hostname).map_err(StartError::Hostname)
-    }
-
-    fn build_file_systems(&mut self) -> Result<(), StartError> {
-        umask(Mode::empty());
+    fn enter_root(&mut self) -> Result<(), StartError> {
+        self.skeleton.move_into(self.plan.root)?;
         mounts::enter_root(self.plan.root)?;
-        mounts::mount_all()?;
-        devices::create().map_err(StartError::Devices)?;
         if let Streams::Terminal(size) = self.plan.streams {
             self.terminal = Some(Terminal::open(size).map_err(StartError::Terminal)?);
-            devices::create_console().map_err(StartError::Devices)?;
+            devices::create_console().map_err(StartError::Console)?;
             mounts::bind(Path::new(terminal::PATH), devices::CONSOLE)?;
         }
-        Ok(mounts::mask()?)
+        Ok(())
     }
 
     /// Leaves this process the standard streams and no other descriptor: neither the command nor a path below `/proc/self/fd`
@@ -293,8 +374,6 @@ fn enter_directory(path: &[u8]) -> Result<(), StartError> {
 
 fn become_user(user: &User) -> Result<(), StartError> {
     let failed = |what| move |source| StartError::Rights { what, source };
-    limits::apply().map_err(io::Error::from).map_err(failed("resource limits"))?;
-    caps::drop_bounding().map_err(failed("capabilities"))?;
     sys::set_identity(user.uid, user.gid, &user.groups).map_err(failed("user and groups"))?;
     caps::limit(user.uid).map_err(failed("capabilities"))
 }

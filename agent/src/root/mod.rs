@@ -9,7 +9,7 @@
 //! ROOT    overlay   becomes the command's root
 //! ```
 //!
-//! All of it is mounted in the agent's own mount namespace, before there is a process of the task: nobody changes what is
+//! All of it is mounted in the container's mount namespace, before there is a process of the task: nobody changes what is
 //! looked up here meanwhile, and only [`mounts`] looks up paths of the image, name by name ([`resolve`]). What is written
 //! to the upper file system counts against the memory of the process that writes it. The task never sees the mounts but
 //! ROOT and what is mounted inside it.
@@ -39,6 +39,8 @@ use nix::unistd::{Gid, Uid, chown};
 use protocol::message::FailureKind;
 use protocol::spec::{ImageDevice, TaskSpec};
 
+use crate::container::mounts::MountError;
+use crate::container::skeleton::Skeleton;
 use crate::failure::{Kind, sentence};
 use crate::sys;
 
@@ -83,6 +85,9 @@ pub enum RootError {
         /// Why.
         problem: &'static str,
     },
+    /// The container's own file systems.
+    #[error(transparent)]
+    Container(#[from] MountError),
     /// A mount inside the root.
     #[error("The {what} at {path} can't be mounted")]
     Inside {
@@ -100,6 +105,7 @@ impl Kind for RootError {
     fn kind(&self) -> FailureKind {
         match self {
             Self::Target { .. } => FailureKind::Settings,
+            Self::Container(error) => error.kind(),
             Self::Mount { .. } | Self::Make { .. } | Self::Inside { .. } => FailureKind::Internal,
         }
     }
@@ -132,7 +138,12 @@ impl Places {
 ///
 /// # Errors
 /// All of [`RootError`].
-pub fn mount_root(places: &Places, spec: &TaskSpec, memory: u64) -> Result<Vec<String>, RootError> {
+pub fn mount_root(
+    places: &Places,
+    spec: &TaskSpec,
+    memory: u64,
+    skeleton: &Skeleton,
+) -> Result<Vec<String>, RootError> {
     for place in [&places.image, &places.upper, &places.root] {
         make_directory(place)?;
     }
@@ -141,7 +152,7 @@ pub fn mount_root(places: &Places, spec: &TaskSpec, memory: u64) -> Result<Vec<S
     let volatile = spec.root.scratch.is_some();
     let overlay = Overlay { lower: &places.image, upper: &places.upper, name: "root", volatile };
     overlay.mount(&places.root)?.map_err(|source| RootError::Mount { what: "root", source })?;
-    mounts::mount_all(places, spec)?;
+    mounts::mount_all(places, spec, skeleton)?;
     Ok(warning.into_iter().collect())
 }
 

@@ -1,8 +1,8 @@
 //! What is mounted in a task's root: volumes, file systems in memory, and files that take the place of the image's.
 //!
 //! Parents come before what is in them, so that nothing is covered. A file system in memory takes the place of a volume at
-//! the same path. What the container mounts itself, later, would cover what is mounted here, so nothing is mounted there; but
-//! `/dev/shm` may be a file system of the task's own size, and have others in it: then `/dev` is mounted here already.
+//! the same path. The container's own file systems come later and would cover what is mounted here, so nothing is mounted there;
+//! but `/dev/shm` may be a file system of the task's own size, and have others in it: then `/dev` is moved here already.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use protocol::spec::{EtcFile, Mount, TaskSpec, TmpfsMount};
 
 use super::resolve::{self, ResolveError, Wanted};
 use super::{Overlay, Places, RootError, make_directory};
-use crate::container::mounts as container;
+use crate::container::skeleton::Skeleton;
 use crate::failure::quoted;
 
 /// What the container mounts itself.
@@ -27,9 +27,9 @@ const SHARED_MEMORY: &str = "dev/shm";
 const TMPFS: &str = "file system in memory";
 
 /// Mounts everything that `spec` asks for in the root.
-pub fn mount_all(places: &Places, spec: &TaskSpec) -> Result<(), RootError> {
+pub fn mount_all(places: &Places, spec: &TaskSpec, skeleton: &Skeleton) -> Result<(), RootError> {
     let volatile = spec.root.scratch.is_some();
-    mount_shared_memory(places, &spec.mounts)?;
+    move_shared_memory(places, &spec.mounts, skeleton)?;
     for (number, entry) in in_order(&spec.mounts).into_iter().enumerate() {
         match entry {
             Mount::Tmpfs(tmpfs) => mount_tmpfs(places, tmpfs)?,
@@ -66,21 +66,19 @@ fn is_in_shared_memory(path: &[u8]) -> bool {
     names.starts_with(&[b"dev", &b"shm"[..]]) && !names.contains(&&b".."[..])
 }
 
-/// Mounts the container's `/dev`, and `/dev/shm` unless it is asked for, where something is to be mounted in them.
-fn mount_shared_memory(places: &Places, mounts: &[Mount]) -> Result<(), RootError> {
+/// Moves the container's `/dev` in, without `/dev/shm` if that is asked for, where something is to be mounted in them.
+fn move_shared_memory(places: &Places, mounts: &[Mount], skeleton: &Skeleton) -> Result<(), RootError> {
     let wanted = mounts.iter().filter_map(|mount| match mount {
         Mount::Tmpfs(TmpfsMount { path, .. }) if is_in_shared_memory(path) => Some(names(path).len()),
         Mount::Tmpfs(_) | Mount::Volume { .. } => None,
     });
     let Some(depth) = wanted.min() else { return Ok(()) };
-    let made = |path: &[u8]| place_anywhere(places, TMPFS, path, Wanted::Directory);
-    if made(b"/dev")? != Path::new("dev") {
+    if place_anywhere(places, TMPFS, b"/dev", Wanted::Directory)? != Path::new("dev") {
         return Err(RootError::Target { path: quoted(b"/dev"), problem: "it is a symbolic link of the image" });
     }
-    container::mount_dev(&places.root.join("dev")).map_err(inside(TMPFS, b"/dev"))?;
-    if depth > names(SHARED_MEMORY.as_bytes()).len() {
-        let target = places.root.join(made(b"/dev/shm")?);
-        container::mount_shared_memory(&target).map_err(inside(TMPFS, b"/dev/shm"))?;
+    skeleton.move_dev(&places.root)?;
+    if depth == names(SHARED_MEMORY.as_bytes()).len() {
+        skeleton.remove_shared_memory(&places.root)?;
     }
     Ok(())
 }

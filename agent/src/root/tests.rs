@@ -60,7 +60,10 @@ fn with_root(
         let image = ImageDevice { path: device.clone(), dax: spec.root.image.dax };
         let spec = TaskSpec { root: Root { image, ..spec.root.clone() }, ..spec };
         let places = Places::new(base.path());
-        let result = mount_root(&places, &spec, 64 << 20);
+        let aside = base.path().join("container");
+        fs::create_dir(&aside).unwrap();
+        let skeleton = Skeleton::build(&aside).unwrap();
+        let result = mount_root(&places, &spec, 64 << 20, &skeleton);
         // It goes when nothing is mounted from it any more.
         losetup(&["--detach", &device]);
         check(places.root(), result);

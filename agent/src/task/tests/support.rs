@@ -20,6 +20,8 @@ use protocol::message::{AgentMessage, ExitHow, Failure, HostMessage, UnpackProgr
 use protocol::port;
 use protocol::spec::{Process, Stdio, TaskSpec, UnpackSpec, WindowSize};
 
+use crate::container::Container;
+use crate::container::skeleton::Skeleton;
 use crate::control::Control;
 use crate::task::{Guest, Unpacked, serve};
 use crate::vsock::Host;
@@ -172,7 +174,8 @@ impl Task {
         let agent = thread::spawn(move || {
             let socket = host.connect(port::CONTROL).unwrap();
             let guest = TestGuest::new(image);
-            serve(Control::new(socket), &host, &guest)
+            let container = Container::prepare(&guest.directory.path().join("container"), &guest.cgroup);
+            serve(Control::new(socket), &host, &guest, container)
         });
         let mut running = Running { channels, outputs: HashMap::new(), input: None, agent };
         connect(&mut running);
@@ -393,17 +396,13 @@ impl Guest for TestGuest {
         panic!("the tests here are of tasks")
     }
 
-    fn mount_root(&self, _: &TaskSpec) -> Result<Vec<String>, Failure> {
+    fn mount_root(&self, _: &TaskSpec, _: &Skeleton) -> Result<Vec<String>, Failure> {
         self.image.write(&self.root).unwrap();
         Ok(Vec::new())
     }
 
     fn root(&self) -> &Path {
         &self.root
-    }
-
-    fn cgroups(&self) -> &Path {
-        &self.cgroup
     }
 }
 
