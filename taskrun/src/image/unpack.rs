@@ -37,9 +37,6 @@ const OUTPUT: &str = "output";
 /// How long the agent may say nothing. It reports several times a second while it works.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// How long a guest may take to power off.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// How many warnings are shown.
 const MAX_WARNINGS: u32 = 8;
 
@@ -230,12 +227,11 @@ impl<M: Machine> Watch<'_, M> {
         })
     }
 
+    /// Until there is a result: the guest has synced its output then, and has nothing left to do but to power off.
     fn watch(&mut self) -> Result<(), UnpackError> {
         let mut machine_open = true;
-        while machine_open || self.agent.is_open() {
-            let Some(timeout) = self.time_left() else {
-                return if self.result.is_some() { Ok(()) } else { Err(UnpackError::Silent) };
-            };
+        while self.result.is_none() && (machine_open || self.agent.is_open()) {
+            let timeout = self.time_left().ok_or(UnpackError::Silent)?;
             let agent_events = match (self.agent.is_open(), self.agent.has_outgoing()) {
                 (true, true) => PollFlags::POLLIN | PollFlags::POLLOUT,
                 (true, false) => PollFlags::POLLIN,
@@ -268,15 +264,14 @@ impl<M: Machine> Watch<'_, M> {
     fn read_agent(&mut self) -> Result<(), UnpackError> {
         self.agent.flush()?;
         for message in self.agent.receive()? {
-            self.take(message)?;
+            if self.result.is_none() {
+                self.take(message)?;
+            }
         }
         Ok(())
     }
 
     fn take(&mut self, message: AgentMessage) -> Result<(), UnpackError> {
-        if self.result.is_some() {
-            return Err(UnpackError::Protocol("goes on after its last message"));
-        }
         self.deadline = Instant::now().checked_add(SILENCE);
         match message {
             AgentMessage::Hello { version, .. } => {
@@ -299,19 +294,14 @@ impl<M: Machine> Watch<'_, M> {
             AgentMessage::Warning(_) => {}
             AgentMessage::Unpacked(report) if self.greeted => {
                 (self.on_step)(Step::Reported);
-                self.finish(Ok(report));
+                self.result = Some(Ok(report));
             }
             AgentMessage::Failed(Failure { message, .. }) => {
-                self.finish(Err(UnpackError::Failed(harmless(&message))));
+                self.result = Some(Err(UnpackError::Failed(harmless(&message))));
             }
             _ => return Err(UnpackError::Protocol("sent a message that doesn't belong there")),
         }
         Ok(())
-    }
-
-    fn finish(&mut self, result: Result<UnpackReport, UnpackError>) {
-        self.result = Some(result);
-        self.deadline = Instant::now().checked_add(GRACE);
     }
 
     /// Gives whether there may be more.

@@ -9,9 +9,9 @@
 //!   outputs' ends ───┘
 //! ```
 //!
-//! The task is over when the VMM is gone, the agent's last message is read and the outputs have ended. Each wait for
-//! that has a bound: once the agent has said its last word, or is gone, or the task was killed, the VMM has
-//! [`Task::grace`] to end, prolonged while output is still being written. Only a caller that takes no output is waited
+//! The task is over when the VMM is gone, the agent's last message is read and the outputs have ended. When the latter two
+//! are there, the VMM is ended. Each wait for that has a bound: once the agent has said its last word, or is gone, or the task
+//! was killed, the VMM has [`Task::grace`] to end, prolonged while output is still being written. Only a caller that takes no output is waited
 //! for without a bound, as in any pipe, until it asks for the task's end.
 
 use std::io;
@@ -203,13 +203,22 @@ impl<M: Machine> Supervisor<'_, M> {
                     Source::Outputs => {}
                 }
             }
-            let last_word = self.session.stage() == Stage::Over || self.machine_gone;
-            if self.streams.outputs_ended() && last_word {
+            let over = self.session.stage() == Stage::Over;
+            if self.streams.outputs_ended() && (over || self.machine_gone) {
                 self.timings.reach(Phase::OutputEnded);
+            }
+            if over && !self.machine_gone && self.has_all() {
+                // All that its guest has left to do is to power off, which takes time and tells nothing.
+                self.machine.kill();
             }
             self.look_at_deadlines();
         }
         Ok(())
+    }
+
+    /// Whether there is nothing more to come from a guest whose agent has said its last word.
+    fn has_all(&self) -> bool {
+        self.streams.outputs_ended() || matches!(self.outcome, Some(Outcome::NotStarted(_)))
     }
 
     fn is_over(&self) -> bool {

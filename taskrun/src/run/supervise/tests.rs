@@ -117,8 +117,10 @@ impl Guest {
         }
     }
 
+    /// Unless it was ended before.
     fn power_off(&self) {
-        self.event(&VmmEvent::Ended(EndReason::PowerOff));
+        let json = serde_json::to_vec(&VmmEvent::Ended(EndReason::PowerOff)).unwrap();
+        let _ = (&self.vmm).write_all(&json);
         self.end();
     }
 }
@@ -253,6 +255,22 @@ fn the_agents_end_is_answered_so_that_it_powers_off_at_once() {
         || {},
     );
     assert_eq!(end.outcome, exited(0));
+}
+
+#[test]
+fn a_guest_that_has_said_and_written_all_is_not_waited_for() {
+    let (mut play, mut guest) = play();
+    play.grace = Duration::from_secs(1 << 20);
+    let end = play.run(
+        move || {
+            guest.start();
+            guest.exit(3);
+            // It never powers off.
+            guest.gone.recv().unwrap();
+        },
+        || {},
+    );
+    assert_eq!((end.outcome, end.killed), (exited(3), true));
 }
 
 #[test]
