@@ -69,8 +69,7 @@ impl Companion {
         let shared = Box::new(Shared { turn: AtomicU32::new(PARENTS), work: AtomicPtr::new(ptr::null_mut()) });
         let address = (&raw const *shared).cast_mut().cast::<c_void>();
         let mut pidfd: c_int = -1;
-        let flags =
-            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+        let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
         // SAFETY: the stack is 16-byte aligned, and it and `shared` live until the child is gone (see `drop`). The child takes its
         // first turn only when it is given one, and from then on never runs at the same time as this thread, so nothing that
         // either uses (thread-local storage, the allocator, `work`) is used by both at once. Between its turns it touches its

@@ -202,7 +202,11 @@ fn run(
     let supervisor = Supervisor::new(control, &started.child, relays, started.terminal).map_err(supervise_error)?;
     supervisor.deliver(early.signals);
     let how = supervisor.run().map_err(supervise_error)?;
-    Ok(ExitStatus { how, out_of_memory: out_of_memory(&started.cgroup, log), peak_memory: started.cgroup.peak_memory() })
+    Ok(ExitStatus {
+        how,
+        out_of_memory: out_of_memory(&started.cgroup, log),
+        peak_memory: started.cgroup.peak_memory(),
+    })
 }
 
 fn supervise_error(error: SuperviseError) -> End {

@@ -7,14 +7,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::symlinkat;
 
 /// Character devices: name, major and minor number.
-const NODES: [(&str, u64, u64); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+const NODES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Symbolic links: name and target.
 const LINKS: [(&str, &str); 6] = [

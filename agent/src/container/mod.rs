@@ -200,7 +200,10 @@ impl Container {
     /// # Errors
     /// All of [`StartError`] that need no command.
     pub fn prepare(place: &Path, cgroups: &Path) -> Result<Self, StartError> {
-        DirBuilder::new().mode(0o755).create(place).map_err(|source| StartError::Place { path: place.into(), source })?;
+        DirBuilder::new()
+            .mode(0o755)
+            .create(place)
+            .map_err(|source| StartError::Place { path: place.into(), source })?;
         let cgroup = Cgroup::create(cgroups, CGROUP)?;
         let mut companion = Companion::new(NAMESPACES).map_err(StartError::Clone)?;
         let skeleton = in_turn(&mut companion, || prepare_process(place, cgroup.entrance()))??;

@@ -133,7 +133,9 @@ impl Skeleton {
     /// # Errors
     /// All of [`MountError`].
     pub fn move_into(&self, root: &Path) -> Result<(), MountError> {
-        TOP.iter().filter(|target| **target != DEV || !self.dev_is_moved.get()).try_for_each(|target| self.put(target, root))
+        TOP.iter()
+            .filter(|target| **target != DEV || !self.dev_is_moved.get())
+            .try_for_each(|target| self.put(target, root))
     }
 
     /// Moves `/dev` ahead of the others, so that something can be mounted in its `/dev/shm`.

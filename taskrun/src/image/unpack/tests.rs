@@ -109,13 +109,9 @@ fn a_guest_that_ends_early_is_told_with_its_reason() {
 fn an_agent_that_breaks_the_protocol_is_not_believed() {
     let other = AgentMessage::Hello { version: protocol::VERSION + 1, kernel: String::new() };
     let unpacked = || AgentMessage::Unpacked(report());
-    for says in [
-        vec![other],
-        vec![hello(), hello()],
-        vec![unpacked()],
-        vec![progress(1)],
-        vec![hello(), AgentMessage::Started],
-    ] {
+    for says in
+        [vec![other], vec![hello(), hello()], vec![unpacked()], vec![progress(1)], vec![hello(), AgentMessage::Started]]
+    {
         let (result, _) = watch(&says, None);
         assert!(matches!(result, Err(UnpackError::Protocol(_))), "{says:?}: {result:?}");
     }
