@@ -131,7 +131,7 @@ static_dir() { printf '%s\n' "$(target_dir)/$static_target/release"; }
 build_static() {
   local packages=() package
   for package; do packages+=(-p "$package"); done
-  RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+  RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static -C strip=symbols" \
     cargo build --release --locked --target "$static_target" "${packages[@]}"
 }
 
