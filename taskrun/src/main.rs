@@ -17,14 +17,14 @@ use taskrun::task::detach::{self, Started};
 use taskrun::timings::Timings;
 use taskrun::{doctor, errors, image, metrics, run, template, usage};
 
-/// The exit code of a failed command that runs no task.
+/// The exit code of a failed command that runs no task and pulls no image.
 const EXIT_FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let timings = Timings::start();
     let exit_code = match cli::parse(env::args_os()) {
         Ok(Command::Run(args)) => run_task(*args, timings),
-        Ok(Command::Pull(args)) => or_say(pull(args), EXIT_FAILED),
+        Ok(Command::Pull(args)) => or_say(pull(args), errors::EXIT_TASKRUN_FAILED),
         Ok(Command::Image(command)) => {
             or_say(image::commands::run(command, &mut io::stdout()).map_err(Into::into), EXIT_FAILED)
         }

@@ -112,10 +112,10 @@ fn a_changed_tag_is_picked_up_by_pull_always_only() -> Result<()> {
 fn a_registry_that_cannot_be_used_is_one_sentence() -> Result<()> {
     let registry = Registry::plain();
     let unknown = format!("{}/no/such:tag", registry.address());
-    taskrun(["pull", &unknown]).own_store().output().expect_failure(1, &["no/such", "tag"]);
+    taskrun(["pull", &unknown]).own_store().output().expect_failure(125, &["no/such", "tag"]);
     taskrun(["run", &unknown, "true"]).own_store().output().expect_failure(125, &["no/such", "tag"]);
     taskrun(["run", "127.0.0.1:1/x", "true"]).own_store().output().expect_failure(125, &["127.0.0.1:1"]);
-    taskrun(["pull", "oci:somewhere"]).output().expect_failure(1, &["oci:somewhere"]);
+    taskrun(["pull", "oci:somewhere"]).output().expect_failure(125, &["oci:somewhere"]);
     Ok(())
 }
 
@@ -139,7 +139,7 @@ fn a_blob_that_lies_is_refused_and_not_kept() -> Result<()> {
     proxy.fault("/blobs/", Fault::Flip, 100);
     let name = format!("{}/team/tool:1", proxy.address());
     let home = tempdir()?;
-    in_home(["pull", &name], home.path()).output().expect_failure(1, &["sha256:"]);
+    in_home(["pull", &name], home.path()).output().expect_failure(125, &["sha256:"]);
     verify(home.path())?;
     // The manifest was honest; nothing that lied is there, nor a part of it.
     let files = |folder: &str| -> Result<usize> { Ok(fs::read_dir(home.path().join("images").join(folder))?.count()) };

@@ -89,9 +89,9 @@ fn a_password_is_asked_for_and_does_not_show() -> Result<()> {
     terminal.wait_for("Password of \"somebody\": ");
     terminal.type_keys("a:sé\u{3}");
     terminal.wait_for("No password was given");
-    let _ = task.finish().expect_code(1);
+    let _ = task.finish().expect_code(125);
     assert_eq!(terminal.settings(), before);
 
-    pull().output().expect_failure(1, &["no terminal", "--creds USER:PASSWORD"]);
+    pull().output().expect_failure(125, &["no terminal", "--creds USER:PASSWORD"]);
     Ok(())
 }

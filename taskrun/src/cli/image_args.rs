@@ -8,8 +8,11 @@ use images::platform::Platform;
 use crate::bytes::Bytes;
 use crate::image::login::Login;
 
+const PULL_HELP: &str = "Prints the digest of the image's manifest. Exit codes: 0, or 125 when the image can't be had.";
+
 /// The options of `taskrun pull`.
 #[derive(Debug, Args)]
+#[command(after_help = PULL_HELP)]
 pub struct PullArgs {
     /// The image, such as docker.io/library/python:3.13 or python:3.13
     #[arg(value_name = "IMAGE")]

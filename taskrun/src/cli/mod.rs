@@ -19,6 +19,9 @@ pub mod usage_args;
 
 use args::{Cli, Command};
 
+/// The subcommand that fails as `run` does.
+const PULL: &str = "pull";
+
 /// What a command line comes to that starts nothing.
 #[derive(Debug)]
 pub struct Refused {
@@ -54,10 +57,11 @@ impl Refused {
 /// understood too.
 ///
 /// # Errors
-/// [`Refused`] with the exit code: 0 for help, 125 for a wrong use of `run` as docker has it, 2 for another.
+/// [`Refused`] with the exit code: 0 for help, 125 for a wrong use of `run` or `pull` as docker and podman have it, 2 for
+/// another.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Box<Refused>> {
     let arguments = split::with_subcommand(arguments);
-    let runs = arguments.get(1).is_some_and(|word| word == split::RUN);
+    let runs = arguments.get(1).is_some_and(|word| word == split::RUN || word == PULL);
     let refuse = |answer: clap::Error| {
         let exit_code = match (answer.exit_code(), runs) {
             (0, _) => 0,
@@ -93,6 +97,7 @@ mod tests {
         assert_eq!(exit_code(&["run", "--no-such-option", "oci:x"]), 125);
         assert_eq!(exit_code(&["--no-such-option", "oci:x"]), 125);
         assert_eq!(exit_code(&["run", "--cpu", "none", "oci:x"]), 125);
+        assert_eq!(exit_code(&["pull", "--no-such-option", "x"]), 125);
         assert_eq!(exit_code(&["doctor", "--no-such-option"]), 2);
         assert_eq!(exit_code(&["--help"]), 0);
         assert_eq!(exit_code(&["run", "--help"]), 0);
