@@ -6,7 +6,6 @@
 //! Invariant: the folder of a task that is about to be entered stays. Who has written a heartbeat holds its lock, so a heartbeat that
 //! nobody holds is a dead supervisor's; a folder without one is left alone for [`BEGINNING`].
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -21,13 +20,13 @@ const BEGINNING: Duration = Duration::from_secs(60);
 
 /// Removes the folders that belong to no task. What can't be removed is left for the next call.
 pub(super) fn sweep(connection: &Connection, tasks_folder: &Path) -> rusqlite::Result<()> {
-    // First the folders, then the tasks: one that is entered meanwhile is found.
     let Ok(folders) = fs::read_dir(tasks_folder) else { return Ok(()) };
-    let folders: Vec<_> = folders.flatten().collect();
-    let mut tasks = connection.prepare("SELECT id FROM task WHERE removed = 0")?;
-    let tasks = tasks.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<HashSet<String>>>()?;
-    for folder in folders {
-        let listed = folder.file_name().to_str().is_some_and(|name| tasks.contains(name));
+    // There may be many more tasks than folders, but not the other way round.
+    let mut task = connection.prepare_cached("SELECT 1 FROM task WHERE id = ?1 AND removed = 0")?;
+    for folder in folders.flatten() {
+        // First the folder, then the task: one that is entered meanwhile is found.
+        let name = folder.file_name();
+        let listed = name.to_str().map_or(Ok(false), |name| task.exists([name]))?;
         if !listed && is_dead(&folder.path()) {
             let _ = fs::remove_dir_all(folder.path());
         }
