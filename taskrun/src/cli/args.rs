@@ -202,7 +202,7 @@ pub struct DoctorArgs {
 }
 
 /// Reads a duration as `humantime` writes it, or a plain number of seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().map(Duration::from_secs).map_err(|error| error.to_string());

@@ -3,10 +3,10 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::args;
 use crate::bytes::Bytes;
 use crate::run::signals;
 use crate::task::log::Limits;
+use crate::usage::period::{self, NotATime};
 
 /// The options of `taskrun ps`.
 #[derive(Debug, Args)]
@@ -17,9 +17,15 @@ pub struct PsArgs {
     /// Print ids only
     #[arg(short, long, conflicts_with = "format")]
     pub quiet: bool,
-    /// Only tasks with this name=…, label=KEY[=VALUE], status=… or image=…; may be given again
+    /// Only tasks with this name=…, id=…, label=KEY[=VALUE], status=…, image=… or exited=CODE; may be given again
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub filter: Vec<String>,
+    /// Only the tasks that were begun last, also those that have ended
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub last: Option<usize>,
+    /// The same as --last 1
+    #[arg(short, long, conflicts_with = "last")]
+    pub latest: bool,
     /// table, json, or a template: '{{.ID}} {{.Status}}'
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
@@ -45,10 +51,10 @@ pub struct LogsArgs {
     /// Go on with what the task writes, until it ends
     #[arg(short, long)]
     pub follow: bool,
-    /// Only from this time on: RFC 3339, or how long ago (10m)
+    /// Only from this time on: 2026-11-24T08:00:00Z, 2026-11-24 (its start in UTC), seconds since 1970, or how long ago (10m)
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub since: Option<Timestamp>,
-    /// Only what was written before this time
+    /// Only what was written before this time; a time that has passed ends --follow
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub until: Option<Timestamp>,
     /// Only the last lines
@@ -171,26 +177,14 @@ fn lines(text: &str) -> Result<Lines, String> {
     }
 }
 
-/// Reads a time as docker does: RFC 3339, or a duration, which is that long ago.
-pub(super) fn time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    let ago = args::duration(text).ok().and_then(|ago| Timestamp::now().checked_sub(ago).ok());
-    ago.ok_or_else(|| "Write a time in RFC 3339, such as 2026-11-24T08:00:00Z, or how long ago, such as 10m".to_owned())
+/// Reads a time as `usage` does.
+fn time(text: &str) -> Result<Timestamp, NotATime> {
+    period::time(text, Timestamp::now())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_points_or_durations() {
-        assert_eq!(time("2026-11-24T08:00:00Z").unwrap().as_second(), 1_795_507_200);
-        let ago = Timestamp::now().as_second() - time("1h").unwrap().as_second();
-        assert!((3600..3605).contains(&ago));
-        assert!(time("yesterday").is_err() && time("").is_err());
-    }
 
     #[test]
     fn names_labels_and_logs_are_checked() {

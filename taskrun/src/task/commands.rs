@@ -13,6 +13,7 @@ use std::path::PathBuf;
 pub use self::ends::{kill, rm, stop, wait};
 pub use self::logs::logs;
 pub use self::ps::{inspect, ps};
+use super::filter::FilterError;
 use super::folder::TaskFolder;
 use super::format::FormatError;
 use crate::cpu;
@@ -32,8 +33,8 @@ pub enum CommandError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// A filter.
-    #[error("The filter {0:?} is none of name=NAME, label=KEY[=VALUE], status=STATUS, image=IMAGE")]
-    Filter(String),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// A task that has no log.
     #[error("The task {0} has no log: it ran in the foreground, and its output went to its caller")]
     NoLog(String),

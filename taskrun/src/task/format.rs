@@ -2,7 +2,7 @@
 //!
 //! `{{.Field}}` and `{{.Field.Inner}}` stand for what the JSON output has there, `{{json .Field}}` for its JSON and `{{.}}` for
 //! all of it; `\t` and `\n` are a tab and a line feed. With `table ` in front, tabs part columns below a header. Names match whatever their
-//! case, with or without underscores: `{{.ExitCode}}` is `exit_code`. Loops and conditions are jq's business: `--format json | jq`.
+//! case, with or without underscores: `{{.ExitCode}}` is `exit_code`, and docker's `{{.Names}}` and `{{.State}}` are understood. Loops and conditions are jq's business: `--format json | jq`.
 
 use serde_json::Value;
 
@@ -100,12 +100,17 @@ fn part(text: &str) -> Result<Part, FormatError> {
     if path.iter().all(is_name) { Ok(Part::Field { path, json }) } else { Err(unknown()) }
 }
 
+/// Names of docker's and podman's that are another field here.
+const OTHER_NAMES: [(&str, &str); 2] = [("Names", "name"), ("State", "status")];
+
 /// What is at this path of a row.
 fn find<'a>(row: &'a Value, path: &[String]) -> Result<&'a Value, FormatError> {
     let mut value = row;
     for name in path {
         let fields = value.as_object();
-        let found = fields.and_then(|fields| fields.iter().find(|(key, _)| same(key, name)));
+        let find = |name: &str| fields.and_then(|fields| fields.iter().find(|(key, _)| same(key, name)));
+        let other = || OTHER_NAMES.iter().find(|(other, _)| same(other, name)).and_then(|(_, own)| find(own));
+        let found = find(name).or_else(other);
         value = found.map(|(_, value)| value).ok_or_else(|| {
             let known = fields.map(|fields| fields.keys().map(|key| format!(".{key}")).collect::<Vec<_>>().join(", "));
             let known = known.filter(|known| !known.is_empty()).unwrap_or_else(|| "none".to_owned());
@@ -175,6 +180,10 @@ mod tests {
         let template = r"{{.ID}}\t{{ .ExitCode }} {{.exit_code}} {{.Labels.team}} {{.Labels}} {{json .labels}}{{.Reason}} {{.Ports}}!";
         assert_eq!(render(template, row).unwrap(), "abc\t3 3 a team=a {\"team\":\"a\"} 1 2!\n");
         assert_eq!(render("{{json .}}", json!({"a": 1})).unwrap(), "{\"a\":1}\n");
+        assert_eq!(
+            render("{{.Names}} {{.State}}", json!({"name": "web", "status": "RUNNING"})).unwrap(),
+            "web RUNNING\n"
+        );
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //!
 //! # Layout
 //! - [`detach`]: tasks in the background. [`control`]: how they are asked to stop, and their end is noticed.
-//! - [`log`]: what they write. [`view`]: how they are printed, [`format`]: through a template.
+//! - [`log`]: what they write. [`view`]: how they are printed, [`format`]: through a template, [`filter`]: which of them.
 //! - [`commands`]: `ps`, `inspect`, `logs`, `wait`, `stop`, `kill`, `rm`.
 
 pub mod commands;
 pub mod control;
 pub mod detach;
+pub mod filter;
 pub mod folder;
 pub mod format;
 pub mod log;

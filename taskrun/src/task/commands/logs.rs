@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -38,7 +39,9 @@ pub fn logs(args: &LogsArgs, out: &mut impl Write, err: &mut impl Write) -> Resu
         Flow::Stop => return Ok(0),
         Flow::Go => {}
     }
-    let Some(watch) = watch else { return Ok(0) };
+    // What comes now is behind that time.
+    let over = args.until.is_some_and(|until| until <= Timestamp::now());
+    let Some(watch) = watch.filter(|_| !over) else { return Ok(0) };
     loop {
         let ended = watch.wait().map_err(failed)?;
         while let Some(entry) = reader.read().map_err(failed)? {

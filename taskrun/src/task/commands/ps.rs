@@ -10,6 +10,7 @@ use super::{CommandError, Tasks};
 use crate::cli::task_args::{InspectArgs, PsArgs};
 use crate::errors::harmless;
 use crate::ledger::{Filter, Record};
+use crate::task::filter::Filters;
 use crate::task::format::Template;
 use crate::task::view;
 
@@ -20,14 +21,15 @@ const HEADER: [&str; 7] = ["TASK", "IMAGE", "VCPU", "MEMORY", "CREATED", "STATUS
 /// # Errors
 /// [`CommandError`].
 pub fn ps(args: &PsArgs, out: &mut impl Write) -> Result<u8, CommandError> {
-    let filters = args.filter.iter().map(|text| Wanted::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let filters = Filters::parse(&args.filter)?;
+    let last = if args.latest { Some(1) } else { args.last };
     let tasks = Tasks::open()?;
-    // Asking for a status asks for those that have ended, too.
-    let all = args.all || filters.iter().any(|filter| matches!(filter, Wanted::Status(_)));
+    let all = args.all || last.is_some() || filters.ask_for_ends();
     let mut records = tasks.ledger.list(&Filter { open: !all, ..Filter::default() })?;
-    records.retain(|record| filters.iter().all(|filter| filter.admits(record)));
+    records.retain(|record| filters.admit(record));
     // The newest first, as docker has them.
     records.reverse();
+    records.truncate(last.unwrap_or(usize::MAX));
     match args.format.as_deref() {
         _ if args.quiet => {
             for record in &records {
@@ -92,56 +94,4 @@ fn table(args: &PsArgs, records: &[Record], out: &mut impl Write) -> Result<(), 
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
-}
-
-/// A filter of `ps`.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    Name(String),
-    Label(String, Option<String>),
-    Status(String),
-    Image(String),
-}
-
-impl Wanted {
-    fn parse(text: &str) -> Result<Self, CommandError> {
-        let refused = || CommandError::Filter(text.to_owned());
-        let (key, value) = text.split_once('=').ok_or_else(refused)?;
-        let value = value.to_owned();
-        match key {
-            "name" => Ok(Self::Name(value)),
-            "status" => Ok(Self::Status(value)),
-            "image" => Ok(Self::Image(value)),
-            "label" => Ok(match value.split_once('=') {
-                Some((key, value)) => Self::Label(key.to_owned(), Some(value.to_owned())),
-                None => Self::Label(value, None),
-            }),
-            _ => Err(refused()),
-        }
-    }
-
-    fn admits(&self, record: &Record) -> bool {
-        match self {
-            // As docker does, by a part of the name.
-            Self::Name(name) => record.name.as_ref().is_some_and(|own| own.contains(name.as_str())),
-            Self::Status(status) => record.status.as_str().eq_ignore_ascii_case(status),
-            Self::Image(image) => record.image.contains(image.as_str()),
-            Self::Label(key, value) => {
-                let own = record.labels.get(key);
-                own.is_some_and(|own| value.as_ref().is_none_or(|value| own == value))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_are_known_or_refused() {
-        assert_eq!(Wanted::parse("label=a=b").unwrap(), Wanted::Label("a".into(), Some("b".into())));
-        assert_eq!(Wanted::parse("label=a").unwrap(), Wanted::Label("a".into(), None));
-        assert!(Wanted::parse("colour=red").is_err() && Wanted::parse("name").is_err());
-    }
 }
