@@ -67,7 +67,7 @@ impl Template {
         let mut lines = rows.iter().map(|row| self.line(row)).collect::<Result<Vec<_>, _>>()?;
         if self.table {
             lines.insert(0, self.header());
-            lines = align(&lines);
+            lines = align(&lines, "   ");
         }
         Ok(lines.into_iter().map(|line| line + "\n").collect())
     }
@@ -144,8 +144,8 @@ fn unescape(text: &str) -> String {
     text.replace("\\t", "\t").replace("\\n", "\n")
 }
 
-/// The lines with their columns, which tabs part, below one another.
-fn align(lines: &[String]) -> Vec<String> {
+/// The lines with their columns, which tabs part, below one another with `gap` between them.
+pub(super) fn align(lines: &[String], gap: &str) -> Vec<String> {
     let mut widths: Vec<usize> = Vec::new();
     for line in lines {
         for (column, cell) in line.split('\t').enumerate() {
@@ -157,8 +157,15 @@ fn align(lines: &[String]) -> Vec<String> {
         }
     }
     let aligned = lines.iter().map(|line| {
-        let cells = line.split('\t').zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+        let mut aligned = String::with_capacity(line.len());
+        for (cell, width) in line.split('\t').zip(&widths) {
+            aligned.push_str(cell);
+            let missing = width.saturating_sub(cell.chars().count());
+            aligned.extend(std::iter::repeat_n(' ', missing));
+            aligned.push_str(gap);
+        }
+        aligned.truncate(aligned.trim_end().len());
+        aligned
     });
     aligned.collect()
 }

@@ -27,7 +27,7 @@ pub fn logs(args: &LogsArgs, out: &mut impl Write, err: &mut impl Write) -> Resu
     }
     let folder = tasks.folder(&record);
     let failed = |source| CommandError::Log { task: record.id.clone(), source };
-    let mut printer = Printer { args, out, err };
+    let mut printer = Printer { args, out, err, stream: Stream::Stdout, held: Vec::new() };
     // Before the first look at the log, so that nothing comes between it and the waiting.
     let watch = match args.follow.then(|| Watch::new(folder.path())).transpose() {
         // A task that was removed, or never ran, has nothing more to say.
@@ -44,10 +44,8 @@ pub fn logs(args: &LogsArgs, out: &mut impl Write, err: &mut impl Write) -> Resu
     let Some(watch) = watch.filter(|_| !over) else { return Ok(0) };
     loop {
         let ended = watch.wait().map_err(failed)?;
-        while let Some(entry) = reader.read().map_err(failed)? {
-            if let Flow::Stop = printed(printer.print(&entry), failed)? {
-                return Ok(0);
-            }
+        if let Flow::Stop = printed(printer.lines(&mut reader), failed)? {
+            return Ok(0);
         }
         if ended {
             return Ok(0);
@@ -70,29 +68,41 @@ fn printed(result: io::Result<()>, failed: impl Fn(io::Error) -> CommandError) -
     }
 }
 
+/// How much is held back at most before it is printed.
+const BUFFER: usize = 64 << 10;
+
 struct Printer<'a, O, E> {
     args: &'a LogsArgs,
     out: &'a mut O,
     err: &'a mut E,
+    /// What is held back, and where it goes: one write for many lines.
+    held: Vec<u8>,
+    stream: Stream,
 }
 
 impl<O: Write, E: Write> Printer<'_, O, E> {
     /// Prints what is there, at most the last lines that are wanted.
     fn last_lines(&mut self, reader: &mut Reader) -> io::Result<()> {
+        let Some(count) = self.args.tail.0 else { return self.lines(reader) };
         let mut kept: VecDeque<Entry> = VecDeque::new();
         while let Some(entry) = reader.read()? {
-            match self.args.tail.0 {
-                None => self.print(&entry)?,
-                Some(0) => {}
-                Some(count) => {
-                    if kept.len() >= count {
-                        kept.pop_front();
-                    }
-                    kept.push_back(entry);
-                }
+            if kept.len() >= count {
+                kept.pop_front();
+            }
+            if count > 0 {
+                kept.push_back(entry);
             }
         }
-        kept.iter().try_for_each(|entry| self.print(entry))
+        kept.iter().try_for_each(|entry| self.print(entry))?;
+        self.flush()
+    }
+
+    /// Prints what is there.
+    fn lines(&mut self, reader: &mut Reader) -> io::Result<()> {
+        while let Some(entry) = reader.read()? {
+            self.print(&entry)?;
+        }
+        self.flush()
     }
 
     fn print(&mut self, entry: &Entry) -> io::Result<()> {
@@ -101,12 +111,25 @@ impl<O: Write, E: Write> Printer<'_, O, E> {
         if before || behind {
             return Ok(());
         }
-        let stamp = if self.args.timestamps { format!("{:.9} ", entry.time) } else { String::new() };
-        let out: &mut dyn Write = match entry.stream {
+        // Both may end on one terminal, where their order counts.
+        if entry.stream != self.stream || self.held.len() >= BUFFER {
+            self.flush()?;
+            self.stream = entry.stream;
+        }
+        if self.args.timestamps {
+            write!(self.held, "{:.9} ", entry.time)?;
+        }
+        self.held.extend_from_slice(entry.log.as_bytes());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let out: &mut dyn Write = match self.stream {
             Stream::Stdout => self.out,
             Stream::Stderr => self.err,
         };
-        out.write_all(format!("{stamp}{}", entry.log).as_bytes())?;
+        out.write_all(&self.held)?;
+        self.held.clear();
         out.flush()
     }
 }

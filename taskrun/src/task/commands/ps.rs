@@ -1,8 +1,7 @@
 //! `taskrun ps` and `taskrun inspect`: what tasks there are, and all that is known of one.
 
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 
-use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -11,7 +10,7 @@ use crate::cli::task_args::{InspectArgs, PsArgs};
 use crate::errors::harmless;
 use crate::ledger::{Filter, Record};
 use crate::task::filter::Filters;
-use crate::task::format::Template;
+use crate::task::format::{Template, align};
 use crate::task::view;
 
 const HEADER: [&str; 7] = ["TASK", "IMAGE", "VCPU", "MEMORY", "CREATED", "STATUS", "NAME"];
@@ -30,23 +29,28 @@ pub fn ps(args: &PsArgs, out: &mut impl Write) -> Result<u8, CommandError> {
     // The newest first, as docker has them.
     records.reverse();
     records.truncate(last.unwrap_or(usize::MAX));
-    match args.format.as_deref() {
-        _ if args.quiet => {
-            for record in &records {
-                writeln!(out, "{}", id(args, record))?;
-            }
-        }
-        None | Some("table") => table(args, &records, out)?,
-        Some("json") => {
-            let values: Vec<_> = records.iter().map(view::value).collect();
-            writeln!(out, "{:#}", Value::from(values))?;
-        }
-        Some(template) => {
-            let values: Vec<_> = records.iter().map(view::value).collect();
-            write!(out, "{}", Template::parse(template)?.render(&values)?)?;
-        }
-    }
+    let mut out = BufWriter::new(out);
+    read_enough(print(args, &records, &mut out).and_then(|()| Ok(out.flush()?)))?;
     Ok(0)
+}
+
+fn print(args: &PsArgs, records: &[Record], out: &mut impl Write) -> Result<(), CommandError> {
+    let values = || records.iter().map(view::value).collect::<Vec<_>>();
+    match args.format.as_deref() {
+        _ if args.quiet => records.iter().try_for_each(|record| writeln!(out, "{}", id(args, record)))?,
+        None | Some("table") => table(args, records, out)?,
+        Some("json") => writeln!(out, "{:#}", Value::from(values()))?,
+        Some(template) => write!(out, "{}", Template::parse(template)?.render(&values())?)?,
+    }
+    Ok(())
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn read_enough(printed: Result<(), CommandError>) -> Result<(), CommandError> {
+    match printed {
+        Err(CommandError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 /// `taskrun inspect`. Gives the exit code.
@@ -61,10 +65,11 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<u8, CommandEr
         values.push(view::value(&record));
         Ok(())
     });
-    match template {
-        Some(template) => write!(out, "{}", template.render(&values)?)?,
-        None => writeln!(out, "{:#}", Value::from(values))?,
-    }
+    let text = match template {
+        Some(template) => template.render(&values)?,
+        None => format!("{:#}\n", Value::from(values)),
+    };
+    read_enough(out.write_all(text.as_bytes()).map_err(CommandError::from))?;
     Ok(exit_code)
 }
 
@@ -74,9 +79,7 @@ fn id<'a>(args: &PsArgs, record: &'a Record) -> &'a str {
 
 fn table(args: &PsArgs, records: &[Record], out: &mut impl Write) -> Result<(), CommandError> {
     let now = Timestamp::now();
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(HEADER);
-    table.add_rows(records.iter().map(|record| {
+    let rows = records.iter().map(|record| {
         [
             id(args, record).to_owned(),
             harmless(&record.image),
@@ -86,12 +89,11 @@ fn table(args: &PsArgs, records: &[Record], out: &mut impl Write) -> Result<(), 
             view::state(record, now),
             record.name.clone().unwrap_or_default(),
         ]
-    }));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
+        .join("\t")
+    });
+    let lines: Vec<_> = std::iter::once(HEADER.join("\t")).chain(rows).collect();
+    for line in align(&lines, "  ") {
+        writeln!(out, "{line}")?;
     }
     Ok(())
 }

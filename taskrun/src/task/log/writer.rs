@@ -1,7 +1,8 @@
 //! Writing a task's log: lines are cut, stamped and put into the file that grows.
 //!
 //! Both outputs share one [`Log`] behind a lock, so that their order is that in which they were read. What has no line feed
-//! yet is held back, at most [`LINE`](super::LINE) bytes for each output.
+//! yet is held back, at most [`LINE`](super::LINE) bytes for each output. All lines of what was read at once are written by one
+//! system call, and have one time: a task that writes short lines would cost the host one for each.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -9,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use serde::Serialize;
 
-use super::{Entry, LINE, Limits, Stream, numbers, path};
+use super::{LINE, Limits, Stream, numbers, path};
+
+/// How much is collected at most before it is written.
+const BUFFER: usize = 256 << 10;
 
 /// The log of a task, open for writing.
 #[derive(Debug)]
@@ -19,7 +24,18 @@ pub struct Log {
     limits: Limits,
     number: u64,
     file: File,
+    /// The size of the file, with what is collected for it.
     size: u64,
+    /// Whole lines that are not written yet; empty while nobody writes.
+    buffer: Vec<u8>,
+}
+
+/// An [`Entry`] that is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    log: &'a str,
+    stream: Stream,
+    time: Timestamp,
 }
 
 impl Log {
@@ -30,20 +46,30 @@ impl Log {
     pub fn create(folder: &Path, limits: Limits) -> io::Result<Self> {
         let number = numbers(folder)?.last().map_or(1, |last| last.saturating_add(1));
         let file = File::options().create_new(true).append(true).open(path(folder, number))?;
-        Ok(Self { folder: folder.to_owned(), limits, number, file, size: 0 })
+        Ok(Self { folder: folder.to_owned(), limits, number, file, size: 0, buffer: Vec::new() })
     }
 
-    /// Writes one line of the file in one system call, so that a reader sees all of it or nothing.
-    fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
-        let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
+    /// Adds a line to the file, or to the next one where it has no room.
+    fn add(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let start = self.buffer.len();
+        serde_json::to_writer(&mut self.buffer, line)?;
+        self.buffer.push(b'\n');
+        let length = u64::try_from(self.buffer.len().saturating_sub(start)).unwrap_or(u64::MAX);
         if self.size > 0 && self.size.saturating_add(length) > self.limits.file {
+            let line = self.buffer.split_off(start);
+            self.flush()?;
             self.rotate()?;
+            self.buffer = line;
         }
-        self.file.write_all(&line)?;
         self.size = self.size.saturating_add(length);
-        Ok(())
+        if self.buffer.len() < BUFFER { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes what is collected. Where that fails it is lost, and not written again with what comes later.
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.buffer);
+        self.buffer.clear();
+        written
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -74,11 +100,14 @@ impl LogStream {
         Self { log: Arc::clone(log), stream, held: Vec::new() }
     }
 
-    /// Takes bytes that the task wrote.
+    /// Takes bytes that the task wrote. The lines among them are in the file when this returns.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let log = Arc::clone(&self.log);
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = Timestamp::now();
         while !bytes.is_empty() {
             let room = LINE.saturating_sub(self.held.len());
             let end = bytes.iter().take(room).position(|byte| *byte == b'\n').map(|at| at.saturating_add(1));
@@ -86,13 +115,13 @@ impl LogStream {
             self.held.extend_from_slice(part);
             bytes = rest;
             if end.is_some() {
-                self.write(self.held.len())?;
+                self.add(&mut log, time, self.held.len())?;
             } else if self.held.len() >= LINE {
                 // A character may go on in what has not come yet.
-                self.write(whole_characters(&self.held))?;
+                self.add(&mut log, time, whole_characters(&self.held))?;
             }
         }
-        Ok(())
+        log.flush()
     }
 
     /// Writes what is held back. To be called at the output's end.
@@ -100,16 +129,21 @@ impl LogStream {
     /// # Errors
     /// Those of the file system.
     pub fn finish(&mut self) -> io::Result<()> {
-        if self.held.is_empty() { Ok(()) } else { self.write(self.held.len()) }
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let log = Arc::clone(&self.log);
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        self.add(&mut log, Timestamp::now(), self.held.len())?;
+        log.flush()
     }
 
-    /// Writes so many of the bytes that are held back.
-    fn write(&mut self, length: usize) -> io::Result<()> {
-        let rest = self.held.split_off(length.min(self.held.len()));
-        let log = String::from_utf8_lossy(&self.held).into_owned();
-        self.held = rest;
-        let mut file = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write(&Entry { log, stream: self.stream, time: Timestamp::now() })
+    /// Adds so many of the bytes that are held back as a line.
+    fn add(&mut self, log: &mut Log, time: Timestamp, length: usize) -> io::Result<()> {
+        let text = String::from_utf8_lossy(self.held.get(..length).unwrap_or(&self.held));
+        let added = log.add(&Line { log: &text, stream: self.stream, time });
+        self.held.drain(..length.min(self.held.len()));
+        added
     }
 }
 
@@ -125,6 +159,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Entry;
     use super::*;
 
     fn log(limits: Limits) -> (tempfile::TempDir, Arc<Mutex<Log>>) {
@@ -172,6 +207,21 @@ mod tests {
         // A new log goes on behind them.
         drop(Log::create(folder.path(), limits).unwrap());
         assert_eq!(super::numbers(folder.path()).unwrap().last(), Some(&(numbers[2] + 1)));
+    }
+
+    #[test]
+    fn many_lines_at_once_are_parted_among_files_as_one_by_one() {
+        let text: String = (0..500).map(|line| format!("line {line}\n")).collect();
+        for piece in [text.len(), 7] {
+            let (folder, log) = log(Limits { file: 1000, files: 1000 });
+            let mut out = LogStream::new(&log, Stream::Stdout);
+            text.as_bytes().chunks(piece).for_each(|bytes| out.take(bytes).unwrap());
+            let written: String = entries(folder.path()).into_iter().map(|entry| entry.log).collect();
+            assert_eq!(written, text);
+            let numbers = numbers(folder.path()).unwrap();
+            let size = |number: &u64| fs::metadata(path(folder.path(), *number)).unwrap().len();
+            assert!(numbers.len() > 10 && numbers.iter().all(|number| size(number) <= 1000), "{numbers:?}");
+        }
     }
 
     #[test]
