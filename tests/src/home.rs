@@ -130,6 +130,45 @@ impl Home {
         Pid::from_raw(self.ask(&format!("inspect -f {{{{.Supervisor}}}} {task}")).parse().expect("a process"))
     }
 
+    /// The VMM that this supervisor has started.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn vmm(&self, supervisor: Pid) -> Pid {
+        let line = format!("PPid:\t{supervisor}");
+        let is_child = |pid: i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/status"))
+                .is_ok_and(|status| status.lines().any(|own| own == line))
+        };
+        Pid::from_raw(self.processes().into_iter().find(|(pid, _)| is_child(*pid)).expect("a VMM").0)
+    }
+
+    /// The sizes of a task's log files.
+    ///
+    /// # Panics
+    /// When they can't be read.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn log_sizes(&self, id: &str) -> Vec<u64> {
+        let files = leftovers::files(&self.tasks().join(id)).into_iter();
+        let logs =
+            files.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"log.")));
+        logs.map(|path| path.metadata().expect("a file").len()).collect()
+    }
+
+    /// Gives it a store of its own, which is empty.
+    ///
+    /// # Panics
+    /// When the link to the shared one can't be removed.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "tests can't go on without it")]
+    pub fn own_store(self) -> Self {
+        std::fs::remove_file(self.path().join("images")).expect("the link to the shared store");
+        self
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -8,6 +8,7 @@
 //! - [`task`]: starts taskrun, feeds it, collects what it says, and then checks that nothing is left.
 //! - [`home`]: tasks in the background, which outlive the calls that started them.
 //! - [`leftovers`]: processes, mounts, cgroups and files that a task must not leave.
+//! - [`memory`]: what processes hold of the host's memory.
 //! - [`layer`], [`image`]: layers and images made in memory, hostile ones among them.
 //! - [`terminal`]: a person at a pseudo-terminal.
 //! - [`hard`]: an image with every kind of entry, which must unpack as other tools unpack it.
@@ -18,6 +19,7 @@ pub mod home;
 pub mod image;
 pub mod layer;
 pub mod leftovers;
+pub mod memory;
 pub mod place;
 pub mod task;
 pub mod terminal;

@@ -1,17 +1,12 @@
-//! Tasks in the background: their life from `run -d` to `rm`, what they write, and what becomes of them when a process is
-//! killed.
+//! Tasks in the background: their life from `run -d` to `rm`, and what becomes of them when a process is killed.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::home::Home;
-use e2e::place::{Suite, fixture, suite};
+use e2e::place::fixture;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// A command that says something and then waits for SIGTERM.
@@ -97,53 +92,10 @@ fn a_log_is_followed_through_its_files_to_the_end() -> Result<()> {
     assert_eq!(home.ask("wait seq"), "3");
     assert_eq!(home.ask("logs seq") + "\n", format!("ready\n{expected}"));
     assert_eq!(home.ask("logs -n 2 seq"), "1999\n2000");
-    let files = logs(&home, &id)?;
+    let files = home.log_sizes(&id);
     assert!(files.len() > 10 && files.iter().all(|size| *size <= 4096), "{files:?}");
     home.finish();
     Ok(())
-}
-
-/// The sizes of a task's log files.
-fn logs(home: &Home, id: &str) -> Result<Vec<u64>> {
-    let mut sizes = Vec::new();
-    for entry in home.tasks().join(id).read_dir()? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("log.") {
-            sizes.push(entry.metadata()?.size());
-        }
-    }
-    Ok(sizes)
-}
-
-#[test]
-fn output_without_end_takes_bounded_files_and_no_memory() -> Result<()> {
-    let megabytes = if suite() == Suite::Lab { 20 } else { 50 };
-    let home = Home::new();
-    let script = format!("{PATIENT} yes '{}' | head -c {megabytes}000000", "x".repeat(99));
-    let id = home.start(&["--log-opt", "max-size=100k"], &script);
-    let pid = home.supervisor(&id);
-    ready(&home, &id);
-    let _ = home.ask(&format!("kill -s USR1 {id}"));
-    let mut most = 0;
-    while let Some(kib) = resident_kib(pid) {
-        most = kib.max(most);
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert!((1..16 << 10).contains(&most), "the supervisor held {most} KiB");
-    assert_eq!(home.ask(&format!("wait {id}")), "0");
-    let files = logs(&home, &id)?;
-    assert!(files.len() == 5 && files.iter().all(|size| *size <= 100 << 10), "{files:?}");
-    let written = field(&field(&home.inspect(&id), "used"), "bytes_out");
-    assert_eq!(written, json!(megabytes * 1_000_000 + 6));
-    home.finish();
-    Ok(())
-}
-
-/// The memory of a process that is its own, in KiB; `None` when it is gone.
-fn resident_kib(pid: Pid) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 #[test]
@@ -164,13 +116,7 @@ fn a_supervisor_or_a_vmm_that_is_killed_is_noticed() -> Result<()> {
     let following = home.call(["logs", "-f", "orphan"]).start();
     kill(home.supervisor("orphan"), Signal::SIGKILL)?;
     assert_eq!(following.finish().expect_code(0).text(), "ready");
-    let supervisor = home.supervisor("headless").to_string();
-    let is_vmm = |pid: i32| {
-        let parent = Command::new("ps").args(["-o", "ppid=", "-p", &pid.to_string()]).stderr(Stdio::null()).output();
-        parent.is_ok_and(|parent| String::from_utf8_lossy(&parent.stdout).trim() == supervisor)
-    };
-    let (vmm, _) = home.processes().into_iter().find(|(pid, _)| is_vmm(*pid)).context("a VMM")?;
-    kill(Pid::from_raw(vmm), Signal::SIGKILL)?;
+    kill(home.vmm(home.supervisor("headless")), Signal::SIGKILL)?;
     assert_eq!(waiting.finish().expect_code(0).text(), "255\n125");
     assert_eq!(home.ask("ps -q"), "");
     let task = home.inspect("orphan");
