@@ -1,24 +1,30 @@
-//! Ends that come at a bad time: while the image is pulled, on a full disk, with the clock set back and forth.
+//! Ends that come at a bad time: while the image is pulled, on a full disk, with the clock set back and forth. Those that come while the
+//! image is unpacked are in `unpacking`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use e2e::home::Home;
 use e2e::leftovers::TEST_MOUNT;
 use e2e::place::{Suite, fixture, suite};
 use e2e::task::taskrun;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime, clock_settime};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// An end that waits for nothing takes less.
 const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// How far the recorded end of a task may be from its real one.
+const NEAR: Duration = Duration::from_secs(1);
 
 fn field(task: &Value, name: &str) -> Value {
     task.get(name).cloned().unwrap_or_default()
@@ -141,32 +147,140 @@ fn a_state_directory_that_cannot_be_written_is_told_before_anything_runs() {
     outcome.expect_failure(125, &["can't be", "TASKRUN_HOME"]);
 }
 
+/// Sets the clock of this host so many days on, or back.
+fn set_clock(days: i32) -> Result<()> {
+    let day = Duration::from_secs(86_400);
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+    let moved = if days < 0 { now - day * days.unsigned_abs() } else { now + day * days.unsigned_abs() };
+    Ok(clock_settime(ClockId::CLOCK_REALTIME, moved.into())?)
+}
+
+/// A task that runs, with what it may be billed for.
+struct Running<'a> {
+    home: &'a Home,
+    id: String,
+    /// Before it was admitted, and when it ran.
+    begun: (Instant, Instant),
+}
+
+impl<'a> Running<'a> {
+    fn start(home: &'a Home) -> Self {
+        let begun = Instant::now();
+        let id = home.start(&[], "echo ready; sleep 1000");
+        Self { home, id, begun: (begun, Instant::now()) }
+    }
+
+    /// Waits until the supervisor has written down what the clock shows since it was set.
+    fn notice_the_clock(&self) -> Result<()> {
+        let heartbeat = self.home.tasks().join(&self.id).join("heartbeat");
+        let is_near = |time: SystemTime| {
+            let now = SystemTime::now();
+            now.duration_since(time).or_else(|_| time.duration_since(now)).is_ok_and(|apart| apart < NEAR)
+        };
+        while !is_near(fs::metadata(&heartbeat)?.modified()?) {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Ends it with `end`, and waits until its processes are gone. Gives what is to be entered for it.
+    fn end(self, settled: bool, end: impl FnOnce(Pid, Pid) -> nix::Result<()>) -> Result<Ended> {
+        self.notice_the_clock()?;
+        let supervisor = self.home.supervisor(&self.id);
+        let vmm = self.home.vmm(supervisor);
+        let at = jiff::Timestamp::now();
+        let least = self.begun.1.elapsed().as_secs();
+        end(supervisor, vmm)?;
+        while self.home.processes().iter().any(|(pid, _)| [supervisor, vmm].contains(&Pid::from_raw(*pid))) {}
+        let most = (self.begun.0.elapsed() + NEAR).as_secs() + 1;
+        Ok(Ended { id: self.id, at, settled, billed: least..=most })
+    }
+}
+
+/// What is to be entered for a task.
+struct Ended {
+    id: String,
+    at: jiff::Timestamp,
+    settled: bool,
+    billed: RangeInclusive<u64>,
+}
+
+impl Ended {
+    fn check(&self, home: &Home) -> Result<()> {
+        let task = home.inspect(&self.id);
+        assert_eq!(
+            (field(&task, "status"), field(&task, "settled")),
+            (json!("STOPPED"), json!(self.settled)),
+            "{task:#}"
+        );
+        let stopped_at: jiff::Timestamp = field(&task, "stopped_at").as_str().context("an end")?.parse()?;
+        let apart = stopped_at.duration_since(self.at).abs();
+        assert!(apart <= jiff::SignedDuration::try_from(NEAR)?, "{stopped_at} for {}: {task:#}", self.at);
+        let billed = field(&task, "billed_seconds").as_u64().context("seconds")?;
+        assert!(self.billed.contains(&billed), "{:?}: {task:#}", self.billed);
+        Ok(())
+    }
+}
+
 #[test]
-fn a_clock_that_is_set_changes_no_bill() -> Result<()> {
+fn a_clock_that_is_set_changes_no_end_and_no_bill() -> Result<()> {
     // It is the clock of all that runs here.
     if suite() != Suite::Lab {
         return Ok(());
     }
     let home = Home::new();
-    let id = home.start(&[], "echo ready; sleep 1000");
-    let started = Instant::now();
-    let day = Duration::from_secs(86_400);
-    let set = |days: i32| -> Result<()> {
-        let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
-        let moved = if days < 0 { now - day * days.unsigned_abs() } else { now + day * days.unsigned_abs() };
-        Ok(clock_settime(ClockId::CLOCK_REALTIME, moved.into())?)
-    };
-    set(2)?;
-    thread::sleep(Duration::from_millis(1200));
-    set(-3)?;
-    thread::sleep(Duration::from_millis(1200));
-    let stopped = home.call(["stop", "-t", "1", &id]).output();
-    set(1)?;
-    let _ = stopped.expect_code(0);
-    let task = home.inspect(&id);
-    let most = 60 + started.elapsed().as_secs();
-    let billed = field(&task, "billed_seconds").as_u64().context("seconds")?;
-    assert!((60..=most).contains(&billed), "{task:#}");
+    // So that a second more or less is seen.
+    home.configure("[billing]\nminimum_seconds = 1\n");
+    let tasks = [(), (), (), ()].map(|()| Running::start(&home));
+    let [orphan, headless, both, stopped] = tasks;
+    set_clock(2)?;
+    let orphan = orphan.end(true, |supervisor, _| kill(supervisor, Signal::SIGKILL))?;
+    set_clock(-3)?;
+    let headless = headless.end(false, |_, vmm| kill(vmm, Signal::SIGKILL))?;
+    set_clock(2)?;
+    let both = both.end(true, |supervisor, vmm| kill(supervisor, Signal::SIGKILL).and(kill(vmm, Signal::SIGKILL)))?;
+    set_clock(-1)?;
+    let id = stopped.id.clone();
+    let stopped = stopped.end(false, |_, _| {
+        let _ = home.ask(&format!("stop -t 0 {id}"));
+        Ok(())
+    })?;
+    assert_eq!(home.ask("ps -q"), "");
+    for ended in [orphan, headless, both, stopped] {
+        ended.check(&home)?;
+    }
     home.finish();
+    Ok(())
+}
+
+#[test]
+fn a_task_killed_on_a_full_disk_is_settled_when_there_is_room() -> Result<()> {
+    let small = Small::new()?;
+    let image = fixture("busybox:latest");
+    let id = small.ask(&["run", "-d", "--memory", "256MB", &image, "sh", "-c", "echo ready; sleep 1000"]);
+    while small.ask(&["logs", &id]) != "ready" {}
+    let supervisor = Pid::from_raw(small.ask(&["inspect", "-f", "{{.Supervisor}}", &id]).parse()?);
+    let filler = fill(&small.root())?;
+    let at = jiff::Timestamp::now();
+    kill(supervisor, Signal::SIGKILL)?;
+    small.0.wait_for_silence();
+    // Nothing is begun that could not be entered.
+    let call = |words: &[&str]| small.0.call(words).env("TASKRUN_HOME", small.root()).output();
+    let refused = call(&["run", "--memory", "256MB", &image, "echo", "ran"]);
+    assert_eq!(refused.text(), "");
+    refused.expect_failure(125, &["full"]);
+    call(&["ps"]).expect_failure(1, &["full"]);
+    fs::remove_file(filler)?;
+    let inspect = || -> Result<Value> {
+        let mut tasks: Vec<Value> = serde_json::from_str(&small.ask(&["inspect", &id]))?;
+        tasks.pop().context("a task")
+    };
+    let task = inspect()?;
+    let seen = ["status", "settled", "exit_code"].map(|name| field(&task, name));
+    assert_eq!(seen, [json!("STOPPED"), json!(true), Value::Null], "{task:#}");
+    let stopped_at: jiff::Timestamp = field(&task, "stopped_at").as_str().context("an end")?.parse()?;
+    assert!(stopped_at.duration_since(at).abs() <= jiff::SignedDuration::try_from(NEAR)?, "{stopped_at} for {at}");
+    assert_eq!((small.ask(&["ps", "-q"]), inspect()?), (String::new(), task));
+    let _ = small.ask(&["usage", "verify"]);
     Ok(())
 }

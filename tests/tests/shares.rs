@@ -2,10 +2,10 @@
 //!
 //! A loaded host can only give less. How much less is what the threads waited for a processor while nobody held them back.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use anyhow::{Context, Result};
 use e2e::home::Home;
@@ -15,8 +15,14 @@ use serde_json::json;
 /// What `[cpu] enforce` can be, and what `inspect` says then.
 const MECHANISMS: [(&str, &str); 3] = [("cgroup2", "cgroup v2"), ("cgroup1", "cgroup v1"), ("vmm", "VMM")];
 
-/// How long the share is measured.
+/// How many seconds the share is measured instead of [`WINDOW`], and of which shares instead of [`SHARES`]: for a run by hand.
+const WINDOW_VARIABLE: &str = "TASKRUN_TEST_SHARES_SECONDS";
+const SHARES_VARIABLE: &str = "TASKRUN_TEST_SHARES";
+
 const WINDOW: Duration = Duration::from_secs(20);
+
+/// Those that run beside one another: more than two processors can give, so one task or another waits.
+const SHARES: &str = "0.25 0.5 1.5";
 
 /// How far from its share a task may be.
 const TOLERANCE: f64 = 0.03;
@@ -50,12 +56,7 @@ impl Busy {
         let script = "echo ready; (while :; do :; done) & while :; do :; done";
         let id = home.start(&["--cpu", share], script);
         let supervisor = home.supervisor(&id);
-        let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
-        let vmm = match children {
-            Ok(children) => children.split_whitespace().next().context("a VMM")?.parse()?,
-            // A kernel without that file.
-            Err(_) => parent_of(home, supervisor.as_raw())?,
-        };
+        let vmm = home.vmm(supervisor).as_raw();
         let cgroup = fs::read_link(home.path().join("cgroups").join(&id)).ok();
         Ok(Self { share: share.parse()?, vmm, cgroup })
     }
@@ -73,15 +74,6 @@ impl Busy {
     }
 }
 
-/// The VMM whose parent this is.
-fn parent_of(home: &Home, supervisor: i32) -> Result<i32> {
-    let is_child = |pid: i32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("PPid:").map(str::trim) == Some(&supervisor.to_string()))
-    };
-    Ok(home.processes().into_iter().find(|(pid, _)| is_child(*pid)).context("a VMM")?.0)
-}
-
 /// How long a cgroup was held back, in seconds.
 fn throttled(cgroup: &Path) -> Result<f64> {
     let stat = fs::read_to_string(cgroup.join("cpu.stat"))?;
@@ -95,10 +87,12 @@ fn throttled(cgroup: &Path) -> Result<f64> {
 #[test]
 fn a_busy_task_gets_its_share_on_each_mechanism_that_the_host_has() -> Result<()> {
     let mut seen = Vec::new();
+    let window = env::var(WINDOW_VARIABLE).ok().map(|seconds| seconds.parse().map(Duration::from_secs)).transpose()?;
+    let window = window.unwrap_or(WINDOW);
+    let shares = env::var(SHARES_VARIABLE).unwrap_or_else(|_| SHARES.to_owned());
     for (mechanism, name) in MECHANISMS {
         let Some(home) = home(mechanism)? else { continue };
-        let tasks = ["0.25", "0.5", "1.5"].map(|share| Busy::start(&home, share));
-        let tasks: Vec<_> = tasks.into_iter().collect::<Result<_>>()?;
+        let tasks: Vec<_> = shares.split(' ').map(|share| Busy::start(&home, share)).collect::<Result<_>>()?;
         let ids = home.ask("ps -q");
         for id in ids.lines() {
             assert_eq!(home.inspect(id).get("cpu_enforcement"), Some(&json!(name)));
@@ -107,7 +101,7 @@ fn a_busy_task_gets_its_share_on_each_mechanism_that_the_host_has() -> Result<()
         thread::sleep(Duration::from_secs(1));
         let now = || tasks.iter().map(Busy::time).collect::<Result<Vec<_>>>();
         let (start, before) = (Instant::now(), now()?);
-        thread::sleep(WINDOW);
+        thread::sleep(window);
         let (elapsed, after) = (start.elapsed().as_secs_f64(), now()?);
         for (task, (before, after)) in tasks.iter().zip(before.into_iter().zip(after)) {
             let (used, waited) = (after.used - before.used, (after.waited - before.waited).max(0.0));
