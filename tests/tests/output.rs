@@ -30,7 +30,7 @@ fn pieces() -> u64 {
     let quick = match suite() {
         // A guest's kernel that is emulated moves a megabyte or two in a second.
         Suite::Direct => 32,
-        Suite::Lab => 64,
+        Suite::Lab => 32,
         Suite::Full => 1000,
     };
     let megabytes = std::env::var(MEGABYTES).ok().and_then(|text| text.parse().ok()).unwrap_or(quick);
