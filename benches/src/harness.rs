@@ -1,15 +1,21 @@
 //! Takes samples: contenders take turns, A B A B …, so that what changes on the machine meanwhile changes for all.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a number counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     #[serde(rename = "ms")]
     Milliseconds,
     #[serde(rename = "MiB")]
     Mebibytes,
+    #[serde(rename = "MiB/s")]
+    MebibytesPerSecond,
+    #[serde(rename = "/s")]
+    PerSecond,
 }
 
 impl Unit {
@@ -18,7 +24,14 @@ impl Unit {
         match self {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
+            Self::MebibytesPerSecond => "MiB/s",
+            Self::PerSecond => "/s",
         }
+    }
+
+    /// Whether a larger number is the better one.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Self::MebibytesPerSecond | Self::PerSecond)
     }
 }
 
@@ -39,6 +52,17 @@ impl Sample {
     /// An amount of memory.
     pub fn mebibytes(series: &str, bytes: u64) -> Self {
         Self { series: series.to_owned(), unit: Unit::Mebibytes, value: bytes as f64 / f64::from(1 << 20) }
+    }
+
+    /// How many bytes went somewhere in this time.
+    pub fn throughput(series: &str, bytes: u64, time: Duration) -> Self {
+        let value = bytes as f64 / f64::from(1 << 20) / time.as_secs_f64();
+        Self { series: series.to_owned(), unit: Unit::MebibytesPerSecond, value }
+    }
+
+    /// How many of something were done in this time.
+    pub fn rate(series: &str, count: u32, time: Duration) -> Self {
+        Self { series: series.to_owned(), unit: Unit::PerSecond, value: f64::from(count) / time.as_secs_f64() }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Where the figures come from: figures of different hosts, kernels or versions can't be compared.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::command;
 
 /// The host and the versions of what runs on it.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
+    /// The name of the machine, of the real one also in the lab.
+    #[serde(default)]
+    pub name: String,
     /// This host or the lab.
     pub place: String,
     pub cpu: String,
@@ -22,17 +25,22 @@ pub struct Host {
     pub kernel: String,
     pub commit: String,
     pub taskrun: String,
-    pub umoci: String,
-    pub skopeo: String,
-    pub registry: String,
+    /// What contenders and tools of theirs say of themselves.
+    #[serde(default)]
+    pub tools: Vec<String>,
 }
 
+/// The tools that benchmarks use, as far as they are here.
+const TOOLS: [&str; 5] = ["umoci", "skopeo", "docker-registry", "crun", "qemu-system-x86_64"];
+
 impl Host {
-    /// Looks at this host.
-    pub fn look(taskrun: &Path, place: &str, commit: &str) -> Result<Self> {
+    /// Looks at this host. Its name is not known in the lab.
+    pub fn look(taskrun: &Path, place: &str, commit: &str, further_tools: &[PathBuf]) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let version = |program: &Path| command::first_line(Command::new(program).arg("--version"));
+        let tools = TOOLS.iter().map(Path::new).chain(further_tools.iter().map(PathBuf::as_path));
         Ok(Self {
+            name: String::new(),
             place: place.to_owned(),
             cpu: field(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
             cpus: std::thread::available_parallelism()?.get(),
@@ -41,22 +49,21 @@ impl Host {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             commit: commit.to_owned(),
             taskrun: version(taskrun)?,
-            umoci: version(Path::new("umoci"))?,
-            skopeo: version(Path::new("skopeo"))?,
-            registry: version(Path::new("docker-registry"))?,
+            tools: tools.filter_map(|program| version(program).ok()).collect(),
         })
     }
 
     /// All of it, for a table.
-    pub fn facts(&self) -> [(&'static str, String); 7] {
+    pub fn facts(&self) -> [(&'static str, String); 8] {
         [
+            ("host", self.name.clone()),
             ("where", self.place.clone()),
             ("CPU", format!("{}, {} CPUs", self.cpu, self.cpus)),
             ("memory", self.memory.clone()),
             ("KVM", self.kvm.clone()),
             ("kernel", self.kernel.clone()),
             ("taskrun", format!("{}, commit {}", self.taskrun, self.commit)),
-            ("others", [&self.umoci, &self.skopeo, &self.registry].map(String::as_str).join("; ")),
+            ("others", self.tools.join("; ")),
         ]
     }
 }

@@ -15,10 +15,14 @@ use crate::host::field;
 pub struct Pss {
     /// Of mapped root file systems: files with the suffix `.erofs`.
     pub image: u64,
-    /// Of guests' memory: memfds.
+    /// Of guests' memory: memfds, and templates that are mapped privately.
     pub guest: u64,
+    /// The part of guests' memory that isn't a template's, but the guest's own: not shared with anyone.
+    pub guest_own: u64,
     /// Of everything else.
     pub rest: u64,
+    /// The part of everything else that the process has written: its private dirty memory.
+    pub rest_dirty: u64,
 }
 
 impl Pss {
@@ -35,16 +39,30 @@ impl Pss {
         for line in smaps.lines() {
             if let Some(path) = mapping(line) {
                 mapped = path;
-            } else if let Some(bytes) = field(line, "Pss").and_then(kibibytes) {
-                let share = match mapped {
-                    path if path.ends_with(".erofs") => &mut pss.image,
-                    path if path.starts_with("/memfd:") || path.ends_with("/memory") => &mut pss.guest,
-                    _ => &mut pss.rest,
-                };
-                *share = share.saturating_add(bytes);
+            } else if let Some((name, bytes)) = amount(line) {
+                pss.add(mapped, name, bytes);
             }
         }
         pss
+    }
+
+    /// Adds a line of a mapping.
+    fn add(&mut self, mapped: &str, name: &str, bytes: u64) {
+        let is_memfd = mapped.starts_with("/memfd:");
+        let is_guest = is_memfd || mapped.ends_with("/memory");
+        let sums: &mut [&mut u64] = match name {
+            "Pss" if mapped.ends_with(".erofs") => &mut [&mut self.image],
+            "Pss" if is_memfd => &mut [&mut self.guest, &mut self.guest_own],
+            "Pss" if is_guest => &mut [&mut self.guest],
+            "Pss" => &mut [&mut self.rest],
+            // What a private mapping of a file has that isn't the file's.
+            "Anonymous" if is_guest && !is_memfd => &mut [&mut self.guest_own],
+            "Private_Dirty" if !is_guest => &mut [&mut self.rest_dirty],
+            _ => &mut [],
+        };
+        for sum in sums {
+            **sum = sum.saturating_add(bytes);
+        }
     }
 
     /// All processes' together.
@@ -52,7 +70,9 @@ impl Pss {
         all.into_iter().fold(Self::default(), |sum, pss| Self {
             image: sum.image.saturating_add(pss.image),
             guest: sum.guest.saturating_add(pss.guest),
+            guest_own: sum.guest_own.saturating_add(pss.guest_own),
             rest: sum.rest.saturating_add(pss.rest),
+            rest_dirty: sum.rest_dirty.saturating_add(pss.rest_dirty),
         })
     }
 }
@@ -64,6 +84,12 @@ fn mapping(line: &str) -> Option<&str> {
     u64::from_str_radix(start, 16).ok()?;
     let path = line.splitn(6, ' ').nth(5).unwrap_or_default().trim_start();
     Some(path.strip_suffix(" (deleted)").unwrap_or(path))
+}
+
+/// A line of a mapping that is an amount.
+fn amount(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name, kibibytes(value.trim())?))
 }
 
 /// `12 kB` in bytes.
@@ -148,17 +174,24 @@ Pss:               10240 kB
 Pss_Dirty:             0 kB
 7f1c08000000-7f1c10000000 rw-s 00000000 00:01 77                         /memfd:guest (deleted)
 Pss:               20000 kB
+7f1c18000000-7f1c20000000 rw-p 00000000 fe:00 78                         /var/templates/1/memory
+Pss:                5000 kB
+Private_Dirty:      2000 kB
+Anonymous:          2000 kB
 7f1c20000000-7f1c20001000 rw-p 00000000 00:00 0
 Pss:                   4 kB
 7f1c20000000-7f1c20001000 rw-p 00000000 00:00 0                          [heap]
 Pss:                   8 kB
+Private_Dirty:         4 kB
+Anonymous:             8 kB
 VmFlags: rd wr
 ";
 
     #[test]
     fn shares_are_told_apart_by_what_is_mapped() {
         let pss = Pss::parse(SMAPS);
-        assert_eq!(pss, Pss { image: 10240 << 10, guest: 20000 << 10, rest: 12 << 10 });
+        let guest = Pss { guest: 25000 << 10, guest_own: 22000 << 10, ..Pss::default() };
+        assert_eq!(pss, Pss { image: 10240 << 10, rest: 12 << 10, rest_dirty: 4 << 10, ..guest });
         assert_eq!(Pss::sum([pss, pss]).image, 20480 << 10);
         assert!(Pss::of(std::process::id()).unwrap().rest > 0);
     }

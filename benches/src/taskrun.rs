@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 
-use crate::command;
+use crate::task::Task;
 
 /// The `taskrun` under measurement.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct Taskrun {
 #[derive(Debug)]
 pub struct Timings {
     started: u64,
+    /// When the first byte of the command's output was there, if there was one.
+    first_byte: Option<u64>,
+    /// When taskrun's process had ended.
+    ended: u64,
     phases: Vec<Phase>,
 }
 
@@ -59,20 +63,28 @@ impl Taskrun {
 
     /// The same, with these options.
     pub fn run_true_with(&self, home: &Path, image: &str, options: &[&str]) -> Result<Timings> {
+        self.run_with(home, image, options, &["true"])
+    }
+
+    /// Runs a command in a task of an image.
+    pub fn run_with(&self, home: &Path, image: &str, options: &[&str], arguments: &[&str]) -> Result<Timings> {
         let file = home.join("timings.json");
+        let mut command = self.command(home);
+        command.args(["run", "--quiet", "--timings"]).arg(&file).args(options).arg(image).args(arguments);
         let started = monotonic_ns()?;
-        command::run(
-            self.command(home).args(["run", "--quiet", "--timings"]).arg(&file).args(options).args([image, "true"]),
-        )?;
+        let mut task = Task::start(&mut command)?;
+        let first_byte = task.wait_for_output()?.then(monotonic_ns).transpose()?;
+        task.end()?;
+        let ended = monotonic_ns()?;
         let json = fs::read(&file).context("taskrun wrote no timings")?;
-        Timings::parse(started, &json)
+        Ok(Timings { first_byte, ended, ..Timings::parse(started, &json)? })
     }
 }
 
 impl Timings {
     fn parse(started: u64, json: &[u8]) -> Result<Self> {
         let document: Document = serde_json::from_slice(json).context("The timings can't be read")?;
-        Ok(Self { started, phases: document.phases })
+        Ok(Self { started, first_byte: None, ended: started, phases: document.phases })
     }
 
     /// Milliseconds from the start of the process to a phase.
@@ -84,6 +96,21 @@ impl Timings {
     /// Milliseconds between two phases; `None` where this taskrun doesn't know one of them.
     pub fn between(&self, from: &str, to: &str) -> Option<f64> {
         Some(milliseconds(self.at(from)?, self.at(to)?))
+    }
+
+    /// Milliseconds from the start of the process to the first byte of the command's output.
+    pub fn until_output(&self) -> Result<f64> {
+        Ok(milliseconds(self.started, self.first_byte.context("The command printed nothing")?))
+    }
+
+    /// Milliseconds from a phase to the end of taskrun's process.
+    pub fn to_the_end(&self, from: &str) -> Option<f64> {
+        Some(milliseconds(self.at(from)?, self.ended))
+    }
+
+    /// Milliseconds from the start of the process to its end.
+    pub fn whole(&self) -> f64 {
+        milliseconds(self.started, self.ended)
     }
 
     fn at(&self, name: &str) -> Option<u64> {
@@ -111,9 +138,14 @@ mod tests {
         let json = br#"{"version": 1, "clock": "CLOCK_MONOTONIC", "process_start_ns": 2000000, "exit_code": 0, "phases": [
             {"name": "agent-ready", "at_ns": 3000000, "ms": 1.0}, {"name": "root-mounted", "at_ns": 4500000, "ms": 2.5}]}"#;
         let timings = Timings::parse(1_000_000, json).unwrap();
+        assert!(timings.until_output().is_err());
+        let timings = Timings { first_byte: Some(2_000_000), ended: 7_000_000, ..timings };
         assert_eq!(timings.until("root-mounted").unwrap(), 3.5);
         assert_eq!(timings.between("agent-ready", "root-mounted"), Some(1.5));
         assert_eq!(timings.between("agent-ready", "warp"), None);
+        assert_eq!(timings.until_output().unwrap(), 1.0);
+        assert_eq!((timings.to_the_end("root-mounted"), timings.to_the_end("warp")), (Some(2.5), None));
+        assert_eq!(timings.whole(), 6.0);
         assert!(timings.until("warp").unwrap_err().to_string().contains("\"warp\""));
     }
 }

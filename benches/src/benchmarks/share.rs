@@ -2,16 +2,15 @@
 //! as a block device.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use super::Bench;
+use super::{Bench, rootfs};
 use crate::harness::{Contender, Sample, interleave};
 use crate::memory::{Pss, descendants, evict, file_pages, resident};
 use crate::report::{Benchmark, Comparison};
+use crate::task::{Task, end_all};
 
 pub const IMAGE: &str = "data-100";
 
@@ -47,29 +46,21 @@ pub fn run(bench: &Bench) -> Result<Benchmark> {
     Ok(Benchmark::new("share", about, series, &comparisons))
 }
 
-/// The only root file system in a store.
-fn rootfs(home: &Path) -> Result<PathBuf> {
-    let folder = home.join("images/rootfs");
-    let entries = fs::read_dir(&folder).with_context(|| format!("{} can't be read", folder.display()))?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let found = paths.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "erofs"));
-    found.with_context(|| format!("{} has no root file system", folder.display()))
-}
-
 fn turn(bench: &Bench, home: &Path, image: &str, rootfs: &Path, device: &str) -> Result<Vec<Sample>> {
     evict(rootfs)?;
     let before = file_pages()?;
-    let mut tasks = (0..TASKS).map(|_| Task::start(bench, home, image, device)).collect::<Result<Vec<_>>>()?;
-    for task in &mut tasks {
-        task.wait_until_read()?;
-    }
+    let start = |_| {
+        let mut command = bench.taskrun.command(home);
+        command.args(["run", "--quiet", "-i", "--memory", "128", "--image-device", device, image, "sh", "-c", SCRIPT]);
+        Task::start(&mut command)
+    };
+    let mut tasks = (0..TASKS).map(start).collect::<Result<Vec<_>>>()?;
+    tasks.iter_mut().try_for_each(|task| task.wait_for("read"))?;
     let grown = file_pages()?.saturating_sub(before);
     let cached = resident(rootfs)?;
-    let vmms = tasks.iter().map(|task| descendants(task.process.id(), "taskrun-vmm")).collect::<Result<Vec<_>>>()?;
+    let vmms = tasks.iter().map(|task| descendants(task.pid(), "taskrun-vmm")).collect::<Result<Vec<_>>>()?;
     let pss = Pss::sum(vmms.into_iter().flatten().map(Pss::of).collect::<Result<Vec<_>>>()?);
-    for task in tasks {
-        task.finish()?;
-    }
+    end_all(tasks)?;
     // A page that is mapped is in the page cache, and counts there.
     let sample = |name: &str, bytes| Sample::mebibytes(&format!("{device}: {name}"), bytes);
     Ok(vec![
@@ -82,56 +73,4 @@ fn turn(bench: &Bench, home: &Path, image: &str, rootfs: &Path, device: &str) ->
         sample("rest of the VMMs, PSS per task", pss.rest / TASKS),
         sample("image and guests, all together", cached.saturating_add(pss.guest)),
     ])
-}
-
-/// A task that is under way; killed when it is dropped.
-struct Task {
-    process: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl Task {
-    fn start(bench: &Bench, home: &Path, image: &str, device: &str) -> Result<Self> {
-        let mut command = bench.taskrun.command(home);
-        command.args(["run", "--quiet", "-i", "--memory", "128", "--image-device", device, image, "sh", "-c", SCRIPT]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn().context("taskrun can't be started")?;
-        let stdin = process.stdin.take();
-        Ok(Self { process, stdin })
-    }
-
-    fn wait_until_read(&mut self) -> Result<()> {
-        let mut line = String::new();
-        let stdout = self.process.stdout.as_mut().context("The task has no standard output")?;
-        BufReader::new(stdout).read_line(&mut line).context("The task's output can't be read")?;
-        if line != "read\n" {
-            bail!("A task could not read its image: {}", self.errors());
-        }
-        Ok(())
-    }
-
-    /// Lets it end.
-    fn finish(mut self) -> Result<()> {
-        drop(self.stdin.take());
-        let status = self.process.wait().context("The task can't be waited for")?;
-        if !status.success() {
-            bail!("A task ended with {status}: {}", self.errors());
-        }
-        Ok(())
-    }
-
-    fn errors(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(stderr) = &mut self.process.stderr {
-            let _ = stderr.read_to_string(&mut text);
-        }
-        text.trim().to_owned()
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
