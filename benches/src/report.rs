@@ -26,7 +26,7 @@ pub const VERSION: u32 = 1;
 const MAIN_PLOT: &str = "main.svg";
 const MAIN_TITLE: &str = "A start, from the process's beginning";
 const MAIN: [(&str, &str); 3] = [
-    ("start", "to the end of the command `true`"),
+    ("start", "to the first byte of the command's output"),
     ("boot", "boot: to the guest's first user instruction"),
     ("restore", "restore: to the guest's going on"),
 ];
