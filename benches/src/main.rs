@@ -185,8 +185,7 @@ fn measure(args: &RunArgs) -> Result<()> {
         }
         report.add(name.run(&bench).with_context(|| format!("The benchmark {} failed", name.as_str()))?, &args.out)?;
     }
-    if let Some(before) = before {
-        report.compare(Run::of(&report)?.against(&before)?, &args.out)?;
-    }
+    let comparison = before.map(|before| Run::of(&report)?.against(&before)).transpose()?;
+    report.finish(comparison.unwrap_or_default(), &args.out)?;
     write!(io::stdout(), "{}", report.markdown()).context("The report can't be written")
 }

@@ -78,8 +78,8 @@ impl Report {
         self.write_documents(folder)
     }
 
-    /// Adds how it differs from an earlier run, and writes that, too.
-    pub fn compare(&mut self, comparison: String, folder: &Path) -> Result<()> {
+    /// Adds how it differs from an earlier run, if it was compared with one, and writes what is known only now.
+    pub fn finish(&mut self, comparison: String, folder: &Path) -> Result<()> {
         self.comparison = comparison;
         self.write_documents(folder)
     }
