@@ -16,6 +16,8 @@ pub enum Unit {
     MebibytesPerSecond,
     #[serde(rename = "/s")]
     PerSecond,
+    #[serde(rename = "instructions")]
+    Instructions,
 }
 
 impl Unit {
@@ -26,6 +28,7 @@ impl Unit {
             Self::Mebibytes => "MiB",
             Self::MebibytesPerSecond => "MiB/s",
             Self::PerSecond => "/s",
+            Self::Instructions => "instructions",
         }
     }
 
@@ -47,6 +50,11 @@ impl Sample {
     /// A time.
     pub fn milliseconds(series: &str, value: f64) -> Self {
         Self { series: series.to_owned(), unit: Unit::Milliseconds, value }
+    }
+
+    /// Work of a processor.
+    pub fn instructions(series: &str, value: u64) -> Self {
+        Self { series: series.to_owned(), unit: Unit::Instructions, value: value as f64 }
     }
 
     /// An amount of memory.

@@ -9,6 +9,7 @@ mod command;
 mod crun;
 mod harness;
 mod host;
+mod instructions;
 mod memory;
 mod plot;
 mod random;
@@ -18,6 +19,7 @@ mod stats;
 mod task;
 mod taskrun;
 mod writers;
+mod vmms;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,6 +35,7 @@ use crate::random::Random;
 use crate::report::Report;
 use crate::taskrun::Taskrun;
 use crate::writers::Kind;
+use crate::vmms::GuestArgs;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures taskrun beside the tools that do the same work")]
@@ -119,6 +122,8 @@ struct RunArgs {
     /// The commit that taskrun was built from
     #[arg(long, default_value = "unknown")]
     commit: String,
+    #[command(flatten)]
+    guests: GuestArgs,
 }
 
 impl Selection {
@@ -175,6 +180,7 @@ fn measure(args: &RunArgs) -> Result<()> {
         meter: args.meter.clone(),
         quick,
         icount: args.icount,
+        guests: args.guests.clone(),
     };
     for name in args.selection.names() {
         if let Some(reason) = name.without_icount().filter(|_| args.icount) {

@@ -45,6 +45,13 @@ impl Taskrun {
         Self { program, templates }
     }
 
+    /// The folder of what belongs to it: VMM, kernel and initramfs.
+    pub fn libexec(&self) -> Result<PathBuf> {
+        let program = self.program.canonicalize().with_context(|| format!("{} isn't there", self.program.display()))?;
+        let tree = program.parent().and_then(Path::parent).context("taskrun is in no tree")?;
+        Ok(tree.join("libexec/taskrun"))
+    }
+
     /// A call with this state directory.
     pub fn command(&self, home: &Path) -> Command {
         let mut command = Command::new(&self.program);
@@ -82,7 +89,7 @@ impl Taskrun {
 }
 
 impl Timings {
-    fn parse(started: u64, json: &[u8]) -> Result<Self> {
+    pub fn parse(started: u64, json: &[u8]) -> Result<Self> {
         let document: Document = serde_json::from_slice(json).context("The timings can't be read")?;
         Ok(Self { started, first_byte: None, ended: started, phases: document.phases })
     }
@@ -113,7 +120,8 @@ impl Timings {
         milliseconds(self.started, self.ended)
     }
 
-    fn at(&self, name: &str) -> Option<u64> {
+    /// When a phase was reached, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn at(&self, name: &str) -> Option<u64> {
         self.phases.iter().find(|phase| phase.name == name).map(|phase| phase.at_ns)
     }
 }
@@ -123,7 +131,7 @@ fn milliseconds(from: u64, to: u64) -> f64 {
 }
 
 /// The clock that the timings are read from.
-fn monotonic_ns() -> Result<u64> {
+pub fn monotonic_ns() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec())?, u64::try_from(now.tv_nsec())?);
     Ok(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds))

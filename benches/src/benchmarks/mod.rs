@@ -1,10 +1,13 @@
 //! The benchmarks, one module each: which contenders there are, what a turn of each does, which figures are compared.
 
+mod boot;
 mod idle;
+mod instructions;
 mod io;
 mod ledger;
 mod mount;
 mod pull;
+mod restore;
 mod share;
 mod start;
 mod starts;
@@ -20,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::report::Benchmark;
 use crate::taskrun::Taskrun;
+use crate::vmms::GuestArgs;
 
 /// The smallest guest that every benchmark can use, with all of a processor: how long a share takes is the share's doing.
 const SIZE: [&str; 4] = ["--cpu", "1", "--memory", "128"];
@@ -50,6 +54,12 @@ pub enum Name {
     Ledger,
     /// From the command's exit to the end of taskrun's process
     Teardown,
+    /// From a VMM's process to its guest's first program, with a boot: taskrun beside QEMU's microvm and others
+    Boot,
+    /// From a VMM's process to a restored guest that runs: taskrun beside Firecracker and others
+    Restore,
+    /// Instructions of the guest's kernel in a boot and in a task, where the host emulates them
+    Instructions,
 }
 
 /// What a benchmark is given.
@@ -65,6 +75,8 @@ pub struct Bench {
     pub quick: bool,
     /// Whether time is an instruction count: it repeats, and is slow to measure.
     pub icount: bool,
+    /// What guests boot, and other VMMs.
+    pub guests: GuestArgs,
 }
 
 impl Name {
@@ -86,6 +98,8 @@ impl Name {
             Self::Io => vec![io::image(quick)],
             Self::Ledger => vec![],
             Self::Teardown => vec![teardown::IMAGE],
+            Self::Boot | Self::Restore => Vec::new(),
+            Self::Instructions => vec![instructions::IMAGE],
         }
     }
 
@@ -112,6 +126,9 @@ impl Name {
             Self::Io => io::run(bench),
             Self::Ledger => ledger::run(bench),
             Self::Teardown => teardown::run(bench),
+            Self::Boot => boot::run(bench),
+            Self::Restore => restore::run(bench),
+            Self::Instructions => instructions::run(bench),
         }
     }
 }

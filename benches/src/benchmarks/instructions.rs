@@ -1,0 +1,174 @@
+//! How many instructions the guest's kernel spends: in a boot, and in a task that starts from a template.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use super::Bench;
+use crate::harness::{Contender, Sample, interleave};
+use crate::instructions::{Count, Counter, Profile, Span, Symbols, grouped};
+use crate::memory::descendants;
+use crate::report::Benchmark;
+use crate::taskrun::{Timings, monotonic_ns};
+use crate::vmms::Payload;
+use crate::vmms::taskrun::TaskrunVmm;
+
+pub const IMAGE: &str = "data-5";
+
+/// As in the benchmark of starts.
+const SIZE: [&str; 4] = ["--cpu", "1", "--memory", "128"];
+
+const BOOT: &str = "boot: kernel's entry → agent's first instruction";
+const BOOT_QUIET: &str = "boot, without interrupts of the timer";
+const TASK: &str = "task: a whole `taskrun run … true` from a template";
+const TASK_QUIET: &str = "task, without interrupts of the timer";
+
+/// The most that a boot is meant to take.
+const BOOT_GOAL: u64 = 6_000_000;
+
+/// The rows of the tables of functions.
+const ROWS: usize = 25;
+
+/// The parts of a task.
+const PHASES: [(&str, &str, &str); 5] = [
+    ("guest runs → agent greets", "guest-running", "agent-ready"),
+    ("agent greets → root mounted", "agent-ready", "root-mounted"),
+    ("root mounted → command starts", "root-mounted", "command-started"),
+    ("command starts → command exited", "command-started", "command-exited"),
+    ("command exited → all over", "command-exited", "finished"),
+];
+
+/// Takes turns: a boot, a task. A host whose KVM emulates nothing has nothing to count.
+pub fn run(bench: &Bench) -> Result<Benchmark> {
+    if !vmm::deprivileged::is_deprivileged() {
+        let about = "Not measured: this host's KVM runs guest kernels on the processor, so that their instructions can't be \
+                     counted here. A deprivileged host emulates them, and there they can.";
+        return Ok(Benchmark::new("instructions", about.to_owned(), Vec::new(), &[]));
+    }
+    let map = bench.guests.system_map.as_deref();
+    let symbols = Symbols::read(map.context("The kernel's System.map isn't known: see --system-map")?)?;
+    let (image, home) = (bench.image(IMAGE)?, bench.folder()?);
+    // Unpacks the image and makes the templates.
+    bench.taskrun.run_true_with(home.path(), &image, &SIZE)?;
+    let mut last_boot = None;
+    let mut last_task = None;
+    let contenders = vec![
+        Contender::new("boot", || {
+            let counts = boot(bench, &symbols)?;
+            let profile = Profile::new(&counts, &symbols);
+            let samples = samples(&profile, [BOOT, BOOT_QUIET]);
+            last_boot = Some(profile);
+            Ok(samples)
+        }),
+        Contender::new("task", || {
+            let task = task(bench, home.path(), &image, &symbols)?;
+            let profile = Profile::new(&task.counts, &symbols);
+            let samples = samples(&profile, [TASK, TASK_QUIET]);
+            last_task = Some((profile, task));
+            Ok(samples)
+        }),
+    ];
+    let series = interleave(contenders, bench.rounds(5, 1))?;
+    let mut details = String::new();
+    if let Some(profile) = last_boot {
+        write_boot(&mut details, &profile)?;
+    }
+    if let Some((profile, task)) = last_task {
+        write_task(&mut details, &profile, &task, &symbols)?;
+    }
+    let about = "Instructions of the guest's kernel, with 1 vCPU and 128 MiB, counted by the host's KVM, which emulates them one \
+                 by one (a repeated string instruction counts once). A slow host has more interrupts of the timer in the same \
+                 work, so these are told apart. The tables are of the last round.";
+    Ok(Benchmark::new("instructions", about.to_owned(), series, &[]).with_details(details))
+}
+
+fn samples(profile: &Profile, [all, quiet]: [&str; 2]) -> Vec<Sample> {
+    let without = profile.instructions.saturating_sub(profile.in_interrupts);
+    vec![Sample::instructions(all, profile.instructions), Sample::instructions(quiet, without)]
+}
+
+/// A boot of the agent's guest.
+fn boot(bench: &Bench, symbols: &Symbols) -> Result<Vec<Count>> {
+    let files = bench.taskrun.libexec()?;
+    let payload = Payload { kernel: files.join("vmlinux"), initramfs: files.join("initramfs.cpio") };
+    let counter = Counter::start(Span::Boot, symbols)?;
+    let mut guest = TaskrunVmm::new(files.join("taskrun-vmm")).boot_agent(&payload)?;
+    guest.first_output()?;
+    counter.of(guest.process.id())
+}
+
+/// A task, and what its guest ran.
+struct Task {
+    counts: Vec<Count>,
+    timings: Timings,
+}
+
+fn task(bench: &Bench, home: &Path, image: &str, symbols: &Symbols) -> Result<Task> {
+    let counter = Counter::start(Span::Whole, symbols)?;
+    let file = home.join("timings.json");
+    let mut command = bench.taskrun.command(home);
+    command.args(["run", "--quiet", "--timings"]).arg(&file).args(SIZE).args([image, "true"]);
+    let started = monotonic_ns()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("taskrun can't be started")?;
+    let vmm = find_vmm(child.id());
+    let status = child.wait().context("taskrun can't be waited for")?;
+    if !status.success() {
+        bail!("taskrun ended with {status}");
+    }
+    let timings = Timings::parse(started, &std::fs::read(&file).context("taskrun wrote no timings")?)?;
+    Ok(Task { counts: counter.of(vmm?)?, timings })
+}
+
+/// Looks for a task's VMM until it is there; that it lives for seconds is what this benchmark is about.
+fn find_vmm(taskrun: u32) -> Result<u32> {
+    let started = Instant::now();
+    while started.elapsed().as_secs() < 10 {
+        if let Some(vmm) = descendants(taskrun, "taskrun-vmm")?.first() {
+            return Ok(*vmm);
+        }
+        std::thread::yield_now();
+    }
+    bail!("taskrun has started no VMM")
+}
+
+fn write_boot(out: &mut String, profile: &Profile) -> Result<()> {
+    let sum = profile.instructions;
+    let verdict = if sum <= BOOT_GOAL {
+        "it is".to_owned()
+    } else {
+        format!("**it isn't**, by {:.0} %", (sum as f64 / BOOT_GOAL as f64 - 1.0) * 100.0)
+    };
+    writeln!(
+        out,
+        "The boot took {} instructions, {} of them in interrupts of the timer; it is meant to be at most {}: {verdict}.\n",
+        grouped(sum),
+        grouped(profile.in_interrupts),
+        grouped(BOOT_GOAL)
+    )?;
+    writeln!(out, "{}", profile.table(ROWS))?;
+    Ok(())
+}
+
+fn write_task(out: &mut String, profile: &Profile, task: &Task, symbols: &Symbols) -> Result<()> {
+    writeln!(
+        out,
+        "The task took {} instructions, {} of them in interrupts of the timer.\n",
+        grouped(profile.instructions),
+        grouped(profile.in_interrupts)
+    )?;
+    writeln!(out, "{}", profile.table(ROWS))?;
+    writeln!(out, "The same by phase (to within 17 ms), with the functions that had the most:\n")?;
+    writeln!(out, "| phase | ms | instructions | most of them in |\n|---|--:|--:|---|")?;
+    for (name, from, to) in PHASES {
+        let (Some(from), Some(to)) = (task.timings.at(from), task.timings.at(to)) else {
+            continue;
+        };
+        let profile = Profile::new(task.counts.iter().filter(|count| (from..to).contains(&count.at_ns)), symbols);
+        let milliseconds = to.saturating_sub(from) as f64 / 1e6;
+        writeln!(out, "| {name} | {milliseconds:.0} | {} | {} |", grouped(profile.instructions), profile.most(6))?;
+    }
+    Ok(())
+}
