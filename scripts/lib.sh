@@ -53,7 +53,7 @@ need_packages_for() {
         mapfile -t -O ${#packages[@]} packages < <(sed 's/#.*//; /^ *$/d' "$repo/kernel/packages")
         ;;
       fixtures) packages+=(umoci skopeo mmdebstrap) ;;
-      bench) packages+=(crun umoci skopeo docker-registry util-linux-extra) ;;
+      bench) packages+=(crun docker-registry qemu-system-x86 skopeo umoci util-linux-extra) ;;
       # virtiofsd is part of qemu-system-x86 here, and a package of its own from Debian 13 on.
       lab) packages+=(qemu-system-x86 busybox-static cpio e2fsprogs kmod lz4 util-linux) ;;
       checks) packages+=(apache2-utils docker-registry e2fsprogs erofs-utils openssl shellcheck skopeo) ;;

@@ -1,5 +1,7 @@
 //! Runs other programs; one that fails is an error with its own words.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
@@ -29,6 +31,15 @@ pub fn first_line(command: &mut Command) -> Result<String> {
 
 fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
+}
+
+/// The end of what a program wrote to a file, on one line.
+pub fn last_words(mut file: &File) -> String {
+    let mut text = Vec::new();
+    match file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut text)) {
+        Ok(_) => last_lines(&text),
+        Err(error) => format!("what it said can't be read: {error}"),
+    }
 }
 
 /// The end of what a program said, on one line.

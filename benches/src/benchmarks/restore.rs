@@ -46,7 +46,7 @@ fn turn(vmm: &dyn Snapshots, saved: PathBuf) -> Contender<'_> {
 }
 
 fn restore(vmm: &dyn Snapshots, saved: &Path) -> Result<Vec<Sample>> {
-    let mut restored = vmm.restore(saved)?;
+    let restored = vmm.restore(saved)?;
     let name = vmm.name();
     Ok(vec![
         Sample::milliseconds(&format!("{name}, process → guest runs"), restored.resumed),

@@ -5,51 +5,70 @@ use std::fmt::Write as _;
 
 use super::{Count, Symbols};
 
-/// Counts by function.
+/// Counts by function. Interrupts of the timer are told apart: how many there are is a matter of how slow the host is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// All instructions, those of interrupts of the timer among them.
-    pub instructions: u64,
+    /// Instructions of the work itself.
+    pub work: u64,
     /// Those in interrupts of the timer.
-    pub in_interrupts: u64,
-    /// Functions and their instructions, the most first.
-    functions: Vec<(String, u64)>,
+    pub interrupts: u64,
+    /// The most of the work first.
+    functions: Vec<Function>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Function {
+    name: String,
+    work: u64,
+    interrupts: u64,
 }
 
 impl Profile {
     /// Adds counts up.
     pub fn new<'a>(counts: impl IntoIterator<Item = &'a Count>, symbols: &Symbols) -> Self {
-        let mut functions: BTreeMap<&str, u64> = BTreeMap::new();
-        let (mut instructions, mut in_interrupts) = (0_u64, 0_u64);
+        let mut functions: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
         for count in counts {
-            let sum = functions.entry(symbols.name(count.address)).or_default();
+            let [work, interrupts] = functions.entry(symbols.name(count.address)).or_default();
+            let sum = if count.in_interrupt { interrupts } else { work };
             *sum = sum.saturating_add(count.instructions);
-            instructions = instructions.saturating_add(count.instructions);
-            if count.in_interrupt {
-                in_interrupts = in_interrupts.saturating_add(count.instructions);
-            }
         }
-        let mut functions: Vec<_> = functions.into_iter().map(|(name, sum)| (name.to_owned(), sum)).collect();
-        functions.sort_by(|(one, more), (other, less)| less.cmp(more).then(one.cmp(other)));
-        Self { instructions, in_interrupts, functions }
+        let function =
+            |(name, [work, interrupts]): (&str, [u64; 2])| Function { name: name.to_owned(), work, interrupts };
+        let mut functions: Vec<Function> = functions.into_iter().map(function).collect();
+        functions.sort_by(|one, other| other.work.cmp(&one.work).then_with(|| one.name.cmp(&other.name)));
+        let work = functions.iter().map(|function| function.work).sum();
+        let interrupts = functions.iter().map(|function| function.interrupts).sum();
+        Self { work, interrupts, functions }
+    }
+
+    /// Everything.
+    pub fn all(&self) -> u64 {
+        self.work.saturating_add(self.interrupts)
+    }
+
+    /// The share of the work, in percent.
+    fn share(&self, function: &Function) -> f64 {
+        function.work as f64 * 100.0 / self.work.max(1) as f64
     }
 
     /// A table of the functions with the most instructions.
     pub fn table(&self, rows: usize) -> String {
-        let mut table = String::from("| function | instructions | of all |\n|---|--:|--:|\n");
-        for (name, sum) in self.functions.iter().take(rows) {
-            let share = *sum as f64 * 100.0 / self.instructions.max(1) as f64;
+        let mut table =
+            String::from("| function | instructions | of the work | in interrupts, besides |\n|---|--:|--:|--:|\n");
+        for function in self.functions.iter().take(rows) {
+            let Function { name, work, interrupts } = function;
+            let (share, [work, interrupts]) = (self.share(function), [*work, *interrupts].map(grouped));
             // Writing to a String does not fail.
-            let _ = writeln!(table, "| `{name}` | {} | {share:.1} % |", grouped(*sum));
+            let _ = writeln!(table, "| `{name}` | {work} | {share:.1} % | {interrupts} |");
         }
         table
     }
 
     /// The functions with the most instructions, and their shares, in a line.
     pub fn most(&self, functions: usize) -> String {
-        let share = |sum: u64| sum as f64 * 100.0 / self.instructions.max(1) as f64;
-        let most = self.functions.iter().take(functions);
-        most.map(|(name, sum)| format!("`{name}` {:.0} %", share(*sum))).collect::<Vec<_>>().join(", ")
+        let most = self.functions.iter().take(functions).filter(|function| function.work > 0);
+        let most = most.map(|function| format!("`{}` {:.0} %", function.name, self.share(function)));
+        most.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -81,9 +100,9 @@ mod tests {
             count(0xffff_ffff_8100_0104, 12, false),
         ];
         let profile = Profile::new(&counts, &symbols);
-        assert_eq!((profile.instructions, profile.in_interrupts), (20, 5));
-        assert_eq!(profile.functions, [("b".to_owned(), 17), ("a".to_owned(), 3)]);
-        assert!(profile.table(1).ends_with("| `b` | 17 | 85.0 % |\n"), "{}", profile.table(1));
+        assert_eq!((profile.work, profile.interrupts, profile.all()), (15, 5, 20));
+        assert!(profile.table(1).ends_with("|\n| `b` | 12 | 80.0 % | 5 |\n"), "{}", profile.table(1));
+        assert_eq!(profile.most(6), "`b` 80 %, `a` 20 %");
     }
 
     #[test]

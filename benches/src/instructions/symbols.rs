@@ -1,6 +1,6 @@
 //! Names for addresses of the guest's kernel, by its `System.map`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 /// Where the kernel's image is mapped; until its page tables are loaded it runs that much lower.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
-/// The functions of a kernel by address.
+/// The functions of a kernel.
 #[derive(Debug)]
 pub struct Symbols {
+    /// By address; of several at one address the first.
     functions: BTreeMap<u64, String>,
+    addresses: HashMap<String, u64>,
 }
 
 impl Symbols {
@@ -22,9 +24,9 @@ impl Symbols {
         Ok(Self::parse(&text))
     }
 
-    /// Takes the symbols in code; of several at one address the first.
+    /// Takes the symbols in code.
     pub(super) fn parse(text: &str) -> Self {
-        let mut functions = BTreeMap::new();
+        let (mut functions, mut addresses) = (BTreeMap::new(), HashMap::new());
         for line in text.lines() {
             let mut words = line.split_whitespace();
             let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) = (words.next(), words.next(), words.next())
@@ -35,15 +37,15 @@ impl Symbols {
                 && address >= KERNEL_MAP
             {
                 functions.entry(address).or_insert_with(|| name.to_owned());
+                addresses.insert(name.to_owned(), address);
             }
         }
-        Self { functions }
+        Self { functions, addresses }
     }
 
     /// The address of a symbol.
     pub fn address(&self, name: &str) -> Result<u64> {
-        let found = self.functions.iter().find(|(_, found)| *found == name);
-        found.map(|(address, _)| *address).with_context(|| format!("The kernel has no symbol {name}"))
+        self.addresses.get(name).copied().with_context(|| format!("The kernel has no symbol {name}"))
     }
 
     /// The function that an address lies in.
@@ -80,6 +82,7 @@ mod tests {
         assert_eq!(symbols.name(0x40_0010), "(user mode)");
         assert_eq!(symbols.name(0x7fff_0000_0000), "(user mode)");
         assert_eq!(symbols.address("memset").unwrap(), 0xffff_ffff_8100_0100);
+        assert_eq!(symbols.address("startup_64").unwrap(), 0xffff_ffff_8100_0000);
         assert!(symbols.address("data").is_err());
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! # Layout
 //! - [`taskrun`], [`qemu`], [`firecracker`], [`cloud_hypervisor`]: one VMM each.
-//! - [`process`], [`output`]: a VMM's process, and what its guest sends. [`api`]: requests to a VMM's socket.
+//! - [`process`], [`output`]: a VMM's process, and what its guest sends.
+//! - [`served`]: a VMM with an API. [`api`]: requests to it.
 //! - [`contenders`]: which of them there are on this host.
 
 pub mod api;
@@ -15,6 +16,7 @@ pub mod firecracker;
 pub mod output;
 pub mod process;
 pub mod qemu;
+pub mod served;
 pub mod taskrun;
 
 use std::path::{Path, PathBuf};

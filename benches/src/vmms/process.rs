@@ -1,13 +1,13 @@
 //! A VMM's process and the guest in it.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use super::output::Output;
+use crate::command;
 
 /// A process that is ended when this is dropped. Its standard error is kept, for the case that it fails.
 #[derive(Debug)]
@@ -55,15 +55,8 @@ impl Process {
     }
 
     /// The end of what it printed on standard error.
-    pub fn last_words(&mut self) -> String {
-        let mut text = Vec::new();
-        let read = self.errors.seek(SeekFrom::Start(0)).and_then(|_| self.errors.read_to_end(&mut text));
-        if read.is_err() {
-            return "its messages can't be read".to_owned();
-        }
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
+    pub fn last_words(&self) -> String {
+        command::last_words(&self.errors)
     }
 }
 
@@ -88,7 +81,7 @@ impl Guest {
     }
 
     /// Waits for its first sign of life, in milliseconds from the start of the VMM's process.
-    pub fn first_output(&mut self) -> Result<f64> {
+    pub fn first_output(&self) -> Result<f64> {
         let first = self.output.first();
         let at = first.with_context(|| format!("The VMM's last words: {}", self.process.last_words()))?;
         Ok(self.process.until(at))
@@ -109,7 +102,7 @@ mod tests {
     fn a_guest_that_comes_is_timed_from_the_start_and_one_that_does_not_is_explained() {
         let (process, output) = Process::start_with_output(&mut sh("printf 'x\\245'; cat")).unwrap();
         let before = process.started.elapsed();
-        let mut guest = Guest::new(process, output);
+        let guest = Guest::new(process, output);
         assert!(guest.first_output().unwrap() > 0.0, "{before:?}");
 
         let (process, output) = Process::start_with_output(&mut sh("echo 'no /dev/kvm' >&2; exit 1")).unwrap();
