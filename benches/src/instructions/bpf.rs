@@ -13,8 +13,12 @@ use super::program::Instruction;
 /// Commands of bpf(2).
 const MAP_CREATE: c_long = 0;
 const MAP_LOOK_UP: c_long = 1;
+const MAP_UPDATE: c_long = 2;
 const MAP_NEXT_KEY: c_long = 4;
 const PROGRAM_LOAD: c_long = 5;
+
+/// The flag of an update that changes nothing.
+const NEW_ONLY: u64 = 1;
 
 const MAP_TYPE_HASH: u32 = 1;
 const PROGRAM_TYPE_TRACEPOINT: u32 = 5;
@@ -92,13 +96,26 @@ impl<const K: usize> Map<K> {
         self.0.as_raw_fd()
     }
 
+    /// Enters a value.
+    pub fn insert(&self, key: [u8; K], value: u64) -> io::Result<()> {
+        self.element(MAP_UPDATE, Some(&key), (&raw const value).addr(), 0).map(drop)
+    }
+
+    /// Enters a value, unless there is one.
+    pub fn insert_new(&self, key: [u8; K], value: u64) -> io::Result<()> {
+        match self.element(MAP_UPDATE, Some(&key), (&raw const value).addr(), NEW_ONLY) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     /// All that is in it.
     pub fn entries(&self) -> io::Result<Vec<([u8; K], u64)>> {
         let mut entries = Vec::new();
         let mut last = None;
         while let Some(key) = self.next_key(last.as_ref())? {
             let mut value = 0_u64;
-            self.element(MAP_LOOK_UP, Some(&key), (&raw mut value).addr())?;
+            self.element(MAP_LOOK_UP, Some(&key), (&raw mut value).addr(), 0)?;
             entries.push((key, value));
             last = Some(key);
         }
@@ -107,17 +124,17 @@ impl<const K: usize> Map<K> {
 
     fn next_key(&self, key: Option<&[u8; K]>) -> io::Result<Option<[u8; K]>> {
         let mut next = [0; K];
-        match self.element(MAP_NEXT_KEY, key, (&raw mut next).addr()) {
+        match self.element(MAP_NEXT_KEY, key, (&raw mut next).addr(), 0) {
             Ok(_) => Ok(Some(next)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn element(&self, command: c_long, key: Option<&[u8; K]>, value: usize) -> io::Result<c_long> {
+    fn element(&self, command: c_long, key: Option<&[u8; K]>, value: usize, flags: u64) -> io::Result<c_long> {
         let key = key.map_or(0, |key| key.as_ptr().addr());
         let map = self.0.as_raw_fd().cast_unsigned();
-        let mut attributes = ElementAttributes { map, padding: 0, key: key as u64, value: value as u64, flags: 0 };
+        let mut attributes = ElementAttributes { map, padding: 0, key: key as u64, value: value as u64, flags };
         bpf(command, &mut attributes)
     }
 }

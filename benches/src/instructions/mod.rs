@@ -22,10 +22,10 @@ pub use self::profile::{Profile, grouped};
 pub use self::symbols::Symbols;
 
 use self::bpf::{Attached, Map};
-use self::program::{COUNT_KEY, Counting, IN_INTERRUPT};
+use self::program::{COUNT_KEY, COUNTED, Counting, IN_INTERRUPT, NOT_COUNTED, OTHERS};
 
 /// The most different keys of counts; 64 bytes and more of kernel memory each.
-const MAX_COUNTS: u32 = 1 << 20;
+const MAX_COUNTS: u32 = 1 << 21;
 
 /// The most processes that are told apart.
 const MAX_PROCESSES: u32 = 4096;
@@ -45,7 +45,7 @@ pub enum Span {
     Whole,
 }
 
-/// How many instructions at one address, in one stretch of time.
+/// How many instructions at one address or in the 16 bytes from there, in one stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     pub process: u32,
@@ -56,11 +56,11 @@ pub struct Count {
     pub instructions: u64,
 }
 
-/// Counts all guests of this host until it is dropped.
+/// Counts guests until it is dropped: at first all that are started on this host.
 #[derive(Debug)]
 pub struct Counter {
     counts: Map<{ COUNT_KEY as usize }>,
-    _states: Map<4>,
+    states: Map<4>,
     _attached: Attached,
     time_shift: i32,
 }
@@ -70,8 +70,8 @@ impl Counter {
     pub fn start(span: Span, symbols: &Symbols) -> Result<Self> {
         let tracepoint = tracepoint()?;
         let format = fs::read_to_string(tracepoint.join("format")).context("The tracepoint's format can't be read")?;
-        // Stretches of 17 ms; one of 74 hours.
-        let time_shift = if span == Span::Whole { 24 } else { 48 };
+        // Stretches of 67 ms; of 3 days.
+        let time_shift = if span == Span::Whole { 26 } else { 48 };
         let counts = Map::new(MAX_COUNTS).context("The map for the counts can't be made")?;
         let states = Map::new(MAX_PROCESSES).context("The map for the processes can't be made")?;
         let counting = Counting {
@@ -82,7 +82,23 @@ impl Counter {
         };
         let program = program::assemble(counting, counts.number(), states.number());
         let attached = Attached::new(&program, &tracepoint)?;
-        Ok(Self { counts, _states: states, _attached: attached, time_shift })
+        Ok(Self { counts, states, _attached: attached, time_shift })
+    }
+
+    /// Counts only this process's guest from now on, so that there is room for it.
+    pub fn only(&self, process: u32) -> Result<()> {
+        self.states.insert_new(process.to_ne_bytes(), COUNTED).context("A process can't be counted")?;
+        self.leave_out(OTHERS)?;
+        for (other, _) in self.states.entries().context("The processes can't be read")? {
+            if u32::from_ne_bytes(other) != process {
+                self.leave_out(u32::from_ne_bytes(other))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&self, process: u32) -> Result<()> {
+        self.states.insert(process.to_ne_bytes(), NOT_COUNTED).context("A process can't be left out")
     }
 
     /// What one process's guest has run.
@@ -92,7 +108,11 @@ impl Counter {
             bail!("There were more addresses than there is room to count");
         }
         let counts = entries.iter().map(|(key, instructions)| decode(*key, *instructions, self.time_shift));
-        Ok(counts.filter(|count| count.process == process).collect())
+        let counts: Vec<Count> = counts.filter(|count| count.process == process).collect();
+        if counts.is_empty() {
+            bail!("KVM has emulated no instruction for process {process}, as far as this process can see");
+        }
+        Ok(counts)
     }
 }
 

@@ -2,8 +2,8 @@
 //! for BPF would be one more thing to install.
 //!
 //! ```text
-//! if the guest of this process has passed `until`, or passes it now: nothing
-//! count[process, time, in an interrupt?, address] += 1
+//! if this process isn't to be counted, or its guest has passed `until`, or passes it now: nothing
+//! count[process, time, in an interrupt?, address / 16] += 1
 //! ```
 //!
 //! The instructions are those of the kernel's `Documentation/bpf/standardization/instruction-set.rst`. R6 to R9 keep their
@@ -36,8 +36,20 @@ pub struct Counting {
 /// The bit of a count's time that says that it was in an interrupt of the timer.
 pub const IN_INTERRUPT: u32 = 1 << 31;
 
+/// The state of a process from which nothing has been counted yet, but will be.
+pub const COUNTED: u64 = 0;
+
+/// The state of a process that isn't counted.
+pub const NOT_COUNTED: u64 = OVER.cast_unsigned() as u64;
+
+/// Where the states hold anything for this process, which there is none of, processes that have no state aren't counted.
+pub const OTHERS: u32 = 0;
+
 /// The length of a key of the counts: process (4), time (4), address (8).
 pub const COUNT_KEY: u32 = 16;
+
+/// What the kernel aligns its functions to: finer addresses would tell nothing and take room.
+const FUNCTION_ALIGNMENT: i32 = 16;
 
 const LOOK_UP: i32 = 1;
 const UPDATE: i32 = 2;
@@ -57,6 +69,7 @@ const TIME_AT: i16 = -12;
 const ADDRESS_AT: i16 = -8;
 const VALUE_AT: i16 = -24;
 const STATE_KEY_AT: i16 = -28;
+const OTHERS_KEY_AT: i16 = -32;
 
 /// Bits of a process's state.
 const OVER: i32 = 1;
@@ -67,7 +80,9 @@ pub fn assemble(counting: Counting, counts: i32, states: i32) -> Vec<Instruction
     let mut code = Code::default();
     code.copy(CONTEXT, 1);
     code.load(ADDRESS, CONTEXT, counting.rip_offset);
-    code.store(STACK, ADDRESS_AT, ADDRESS);
+    code.copy(1, ADDRESS);
+    code.and(1, -FUNCTION_ALIGNMENT);
+    code.store(STACK, ADDRESS_AT, 1);
     code.call(PROCESS);
     code.shift_right(RAX, 32);
     code.store_half(STACK, PROCESS_AT, RAX);
@@ -96,6 +111,11 @@ pub fn assemble(counting: Counting, counts: i32, states: i32) -> Vec<Instruction
 fn find_state(code: &mut Code, states: i32) {
     look_up(code, states, STATE_KEY_AT);
     let found = code.jump_unless_zero(RAX);
+    code.set(1, OTHERS.cast_signed());
+    code.store_half(STACK, OTHERS_KEY_AT, 1);
+    look_up(code, states, OTHERS_KEY_AT);
+    let others = code.jump_unless_zero(RAX);
+    code.exit_at(others);
     code.store_zero(STACK, VALUE_AT);
     update(code, states, STATE_KEY_AT);
     look_up(code, states, STATE_KEY_AT);
@@ -297,7 +317,7 @@ mod tests {
                 jumps += 1;
             }
         }
-        assert_eq!(jumps, 9);
+        assert_eq!(jumps, 10);
         assert_eq!(code.last().map(|last| last.code), Some(0x95));
     }
 
