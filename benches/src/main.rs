@@ -18,8 +18,8 @@ mod report;
 mod stats;
 mod task;
 mod taskrun;
-mod writers;
 mod vmms;
+mod writers;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -34,8 +34,8 @@ use crate::host::Host;
 use crate::random::Random;
 use crate::report::Report;
 use crate::taskrun::Taskrun;
-use crate::writers::Kind;
 use crate::vmms::GuestArgs;
+use crate::writers::Kind;
 
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures taskrun beside the tools that do the same work")]
