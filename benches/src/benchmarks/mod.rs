@@ -109,6 +109,7 @@ impl Name {
             Self::Starts => Some("there is one processor, so nothing happens at once"),
             Self::Share | Self::Idle => Some("it measures memory, which is the same in the lab without it"),
             Self::Ledger => Some("the disk, for which writers wait, takes no instructions"),
+            Self::Instructions => Some("all times are such counts there"),
             _ => None,
         }
     }

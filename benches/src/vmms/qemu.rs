@@ -11,6 +11,9 @@ use super::{Guest, MEMORY_MIB, Payload, Vmm, command_line, text};
 /// Debian's QEMU.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// Its name in reports.
+pub const NAME: &str = "QEMU microvm";
+
 /// The machine: what our kernel has a use for, and nothing else.
 const MACHINE: &str = "microvm,accel=kvm,acpi=off,pit=off,pic=off,rtc=off,usb=off,pcie=off,isa-serial=on,\
     auto-kernel-cmdline=off,x-option-roms=off";
@@ -21,7 +24,7 @@ pub struct Qemu;
 
 impl Vmm for Qemu {
     fn name(&self) -> &'static str {
-        "QEMU microvm"
+        NAME
     }
 
     fn boot(&self, payload: &Payload) -> Result<Guest> {
