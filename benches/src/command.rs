@@ -49,15 +49,17 @@ fn last_lines(text: &[u8]) -> String {
     lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
 }
 
+/// A command for the tests.
+#[cfg(test)]
+pub fn sh(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sh(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        command
-    }
 
     #[test]
     fn a_failure_says_who_how_and_why() {

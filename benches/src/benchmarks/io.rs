@@ -245,12 +245,7 @@ fn end(process: &mut Child) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sh(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        command
-    }
+    use crate::command::sh;
 
     #[test]
     fn every_work_reads_files_of_its_own() {

@@ -91,12 +91,7 @@ impl Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sh(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        command
-    }
+    use crate::command::sh;
 
     #[test]
     fn a_guest_that_comes_is_timed_from_the_start_and_one_that_does_not_is_explained() {
