@@ -5,6 +5,9 @@
 //! afterwards is this guest's own: the random bytes and addresses of every program, `/proc/sys/kernel/random/boot_id`, which
 //! nothing reads before, TCP's secrets. The agent itself has drawn nothing from it before. All of that happens in a cold
 //! boot too, so that both are the same from here on.
+//!
+//! What the kernel keeps to itself of earlier randomness stays: the canaries on the kernel stacks of processes that are there
+//! already (its own threads, the agent, the container's first process). No program can read them.
 
 use std::fs::OpenOptions;
 use std::io;
