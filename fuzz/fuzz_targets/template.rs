@@ -1,8 +1,8 @@
-//! State files of templates that someone has written, the digest included, and devices in states that someone has made up.
+//! State files of templates that someone has written, the checksum included, and devices in states that someone has made up.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::devices::virtio::VirtioDevice;
 use vmm::devices::virtio::balloon::Balloon;
@@ -28,7 +28,7 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>, Vec<u8>)| {
 /// A state file with this content.
 fn in_envelope(content: &[u8]) -> Vec<u8> {
     let length = content.len() as u64;
-    [b"taskrunT", &FORMAT.to_le_bytes()[..], &length.to_le_bytes(), &Sha256::digest(content), content].concat()
+    [b"taskrunT", &FORMAT.to_le_bytes()[..], &length.to_le_bytes(), &XxHash3_128::oneshot(content).to_le_bytes(), content].concat()
 }
 
 /// Gives a device this state, and lets it go on in this memory.

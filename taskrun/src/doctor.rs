@@ -9,6 +9,7 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use kvm_ioctls::{Cap, Kvm};
@@ -29,6 +30,9 @@ const KVM_API_VERSION: i32 = 12;
 /// What the VMM asks of KVM.
 const CAPABILITIES: [Cap; 7] =
     [Cap::UserMemory, Cap::Irqfd, Cap::ImmediateExit, Cap::Irqchip, Cap::Pit2, Cap::SetTssAddr, Cap::ExtCpuid];
+
+/// Making a VM takes a fraction of this where nothing is waited for.
+const LONG_FOR_A_VM: Duration = Duration::from_millis(2);
 
 /// What a look at one thing showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,13 +106,30 @@ fn kvm() -> Finding {
     if let Some(missing) = CAPABILITIES.into_iter().find(|capability| !kvm.check_extension(*capability)) {
         return Bad(format!("/dev/kvm lacks {missing:?}: install a newer kernel"));
     }
-    match kvm.create_vm() {
-        Ok(_) => Good(format!("/dev/kvm has API version {version} and everything that is needed")),
+    let begun = Instant::now();
+    let made = kvm.create_vm();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    match made {
+        Ok(_) => delay(begun.elapsed(), &mounts)
+            .map_or_else(|| Good(format!("/dev/kvm has API version {version} and everything that is needed")), Slow),
         Err(error) => Bad(format!(
             "/dev/kvm can't make a VM (does another hypervisor hold the CPU, or is virtualisation off in the \
              firmware?): {error}"
         )),
     }
+}
+
+/// What to do about the making of a VM having taken so long. Before Linux 6.13, KVM made a thread for each VM and moved it to the
+/// cgroup of the VMM, which waits until every CPU has seen a change (an RCU grace period) unless cgroups are mounted for frequent moves.
+fn delay(took: Duration, mounts: &str) -> Option<String> {
+    let is_dynamic = mounts.lines().any(|line| line.contains(" cgroup") && line.contains("favordynmods"));
+    (took > LONG_FOR_A_VM && !is_dynamic).then(|| {
+        format!(
+            "/dev/kvm took {:.1} ms to make a VM, and each task waits as long: if it is so again, remount the cgroup file system \
+             with favordynmods (Linux 6.0 or later), or load the module kvm with nx_huge_pages=never where the CPU allows it",
+            took.as_secs_f64() * 1e3
+        )
+    })
 }
 
 /// Whether KVM has hardware below it.
@@ -275,6 +296,15 @@ mod tests {
             }
         }
         assert!(run(None, &mut Closed).is_ok());
+    }
+
+    #[test]
+    fn a_vm_that_took_long_is_slow_unless_cgroups_are_mounted_for_it() {
+        let (short, long) = (Duration::from_micros(300), Duration::from_micros(5_200));
+        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid";
+        assert_eq!(delay(short, mounts), None);
+        assert!(delay(long, mounts).unwrap().starts_with("/dev/kvm took 5.2 ms"));
+        assert_eq!(delay(long, &format!("{mounts},favordynmods 0 0")), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub mod state;
 pub use file::{decode, encode};
 
 /// The version of the files; it changes with anything that is in them.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// Why a template can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub enum TemplateError {
     /// It can't be encoded.
     #[error("The state of the machine can't be encoded")]
     Encode(#[source] postcard::Error),
-    /// It has the right digest, and is wrong.
+    /// It has the right checksum, and is wrong.
     #[error("The state file of the template can't be decoded")]
     Decode(#[source] postcard::Error),
     /// The memory is too short, or too long.
