@@ -28,8 +28,15 @@ use crate::template::Templates;
 const KVM_API_VERSION: i32 = 12;
 
 /// What the VMM asks of KVM.
-const CAPABILITIES: [Cap; 7] =
-    [Cap::UserMemory, Cap::Irqfd, Cap::ImmediateExit, Cap::Irqchip, Cap::Pit2, Cap::SetTssAddr, Cap::ExtCpuid];
+const CAPABILITIES: [Cap; 7] = [
+    Cap::UserMemory,
+    Cap::Irqfd,
+    Cap::ImmediateExit,
+    Cap::Irqchip,
+    Cap::TscDeadlineTimer,
+    Cap::SetTssAddr,
+    Cap::ExtCpuid,
+];
 
 /// Making a VM takes a fraction of this where nothing is waited for.
 const LONG_FOR_A_VM: Duration = Duration::from_millis(2);

@@ -135,7 +135,7 @@ impl Vm {
         self.register(self.memory.files(), first, KVM_MEM_READONLY).map_err(VmError::Files)
     }
 
-    /// Adds the interrupt controllers and the timer, when all memory is there: in a VM that has these, KVM waits a few
+    /// Adds the interrupt controllers, when all memory is there: in a VM that has these, KVM waits a few
     /// milliseconds for each memory that is added.
     ///
     /// # Errors

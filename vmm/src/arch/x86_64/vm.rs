@@ -1,6 +1,6 @@
-//! A PC's interrupt controllers and timer, in KVM.
+//! A PC's interrupt controllers, in KVM. A PC's interval timer is left out: guests have the timers of their local APICs and KVM's
+//! clock, and a host's kernel waits for all CPUs four times when it takes the interval timer of a VM that has ended away.
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, VmFd};
 
 use super::layout;
@@ -17,9 +17,6 @@ pub enum VmSetupError {
     /// There is no interrupt controller.
     #[error("KVM can't create the interrupt controllers")]
     IrqChip(#[source] kvm_ioctls::Error),
-    /// There is no timer.
-    #[error("KVM can't create the interval timer")]
-    Pit(#[source] kvm_ioctls::Error),
 }
 
 /// Prepares `vm` for its vCPUs, which must not exist yet.
@@ -27,13 +24,10 @@ pub enum VmSetupError {
 /// # Errors
 /// When KVM lacks a part.
 pub fn set_up_vm(vm: &VmFd) -> Result<(), VmSetupError> {
-    let needed = [Cap::Irqchip, Cap::Pit2, Cap::SetTssAddr, Cap::ExtCpuid];
+    let needed = [Cap::Irqchip, Cap::TscDeadlineTimer, Cap::SetTssAddr, Cap::ExtCpuid];
     if let Some(missing) = needed.into_iter().find(|cap| !vm.check_extension(*cap)) {
         return Err(VmSetupError::Lacks(missing));
     }
     vm.set_tss_address(layout::KVM_TSS).map_err(VmSetupError::Tss)?;
-    vm.create_irq_chip().map_err(VmSetupError::IrqChip)?;
-    // KVM answers port 0x61 too: kernels calibrate their clocks with the speaker's timer.
-    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
-    vm.create_pit2(pit).map_err(VmSetupError::Pit)
+    vm.create_irq_chip().map_err(VmSetupError::IrqChip)
 }

@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - [`vcpu`]: a vCPU; [`msrs`]: its model-specific registers; [`xsave`]: its FPU.
-//! - [`vm`]: interrupt controllers, interval timer, clock.
+//! - [`vm`]: interrupt controllers, clock.
 
 mod msrs;
 mod vcpu;

@@ -1,8 +1,6 @@
-//! What belongs to the VM: interrupt controllers, interval timer, clock.
+//! What belongs to the VM: interrupt controllers, clock.
 
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip, kvm_pit_state2,
-};
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +18,6 @@ const CHIPS: [(u32, &str); 3] = [
 pub struct VmState {
     /// In the order of [`CHIPS`].
     chips: [kvm_irqchip; 3],
-    timer: kvm_pit_state2,
     clock: kvm_clock_data,
 }
 
@@ -37,8 +34,7 @@ impl VmState {
             chip.chip_id = id;
             vm.get_irqchip(chip).map_err(|error| StateError::Get(name, error))?;
         }
-        let timer = vm.get_pit2().map_err(|error| StateError::Get("interval timer", error))?;
-        Ok(Self { chips, timer, clock })
+        Ok(Self { chips, clock })
     }
 
     /// Sets the state of a VM whose vCPUs have theirs.
@@ -51,8 +47,6 @@ impl VmState {
             let chip = kvm_irqchip { chip_id: id, ..*chip };
             vm.set_irqchip(&chip).map_err(|error| StateError::Set(name, error))?;
         }
-        // KVM_SET_PIT2: after the controllers, since it starts a timer that interrupts through them.
-        vm.set_pit2(&self.timer).map_err(|error| StateError::Set("interval timer", error))?;
         // KVM_SET_CLOCK: after the time stamp counters, whose writing makes KVM compute its clock anew. Without flags the
         // clock goes on where it stopped (with KVM_CLOCK_REALTIME it would jump over the time between).
         let clock = kvm_clock_data { clock: self.clock.clock, ..kvm_clock_data::default() };
