@@ -48,12 +48,12 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What the host sets, in a guest with `memory` bytes: half of them may hold names and metadata, a quarter the window
-    /// of a decoder. The rest is the kernel's and for what flows through.
+    /// What the host sets, in a guest with `memory` bytes: nine sixteenths of them may hold names and metadata (with 1 GiB those of
+    /// more than a million files), a quarter the window of a decoder. The rest is the kernel's and for what flows through.
     #[must_use]
     pub fn new(limits: UnpackLimits, memory: u64) -> Self {
         let UnpackLimits { entries, bytes, image_bytes } = limits;
-        Self { entries, bytes, image_bytes, memory: memory / 2, zstd_window: memory / 4, ..Self::default() }
+        Self { entries, bytes, image_bytes, memory: memory / 16 * 9, zstd_window: memory / 4, ..Self::default() }
     }
 
     /// Checks the length in bytes and the number of components of a path.
