@@ -66,7 +66,7 @@ pub trait Vmm {
 }
 
 /// Someone who also saves guests, and goes on with them in another process.
-pub trait Snapshots: Vmm {
+pub trait Snapshots: Vmm + Sync {
     /// Boots a guest and saves it in this folder.
     fn save(&self, payload: &Payload, folder: &Path) -> Result<()>;
 

@@ -67,7 +67,7 @@ impl<P: Protocol> Vmm for Served<P> {
     }
 }
 
-impl<P: Protocol> Snapshots for Served<P> {
+impl<P: Protocol + Sync> Snapshots for Served<P> {
     fn save(&self, payload: &Payload, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         let (guest, mut api) = self.start()?;
