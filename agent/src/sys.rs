@@ -124,11 +124,13 @@ pub fn set_capabilities(set: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, halves.as_ptr()) }).map(drop)
 }
 
-/// Takes back a `SIG_IGN` that `execve` would pass on, and unblocks all signals.
+/// Takes back a `SIG_IGN` that `execve` would pass on, ours and those that nohup(1) and shells leave, and unblocks all signals.
 pub fn reset_signals() {
     // SAFETY: SIG_DFL runs no code of ours; the empty set is initialised before it is used.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
