@@ -115,9 +115,10 @@ fn kvm() -> Finding {
     }
     let begun = Instant::now();
     let made = kvm.create_vm();
+    let took = begun.elapsed();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     match made {
-        Ok(_) => delay(begun.elapsed(), &mounts)
+        Ok(_) => delay(took, &mounts)
             .map_or_else(|| Good(format!("/dev/kvm has API version {version} and everything that is needed")), Slow),
         Err(error) => Bad(format!(
             "/dev/kvm can't make a VM (does another hypervisor hold the CPU, or is virtualisation off in the \
