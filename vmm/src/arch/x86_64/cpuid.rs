@@ -34,7 +34,7 @@ const SMT_LEVEL: u32 = 1 << 8;
 const CORE_LEVEL: u32 = 2 << 8;
 
 /// The CPUID of vCPU `index` of `vcpus`, from what KVM supports.
-pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: bool) -> Vec<kvm_cpuid_entry2> {
+pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8) -> Vec<kvm_cpuid_entry2> {
     let is_amd = supported.as_slice().iter().any(|entry| entry.function == 0 && AMD.contains(&entry.ebx));
     let topology = Topology { is_amd, ..Topology::new(index, vcpus) };
     let replaced = [TOPOLOGY, TOPOLOGY_V2, TOPOLOGY_AMD];
@@ -44,7 +44,8 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, vcpus: u8, tsc_deadline: boo
     for entry in &mut entries {
         topology.adapt(entry);
         match entry.function {
-            1 if tsc_deadline => entry.ecx |= TSC_DEADLINE,
+            // Without it there would be no VM, see `set_up_vm`.
+            1 => entry.ecx |= TSC_DEADLINE,
             0x8000_0007 => entry.edx &= !INVARIANT_TSC,
             _ => {}
         }
@@ -142,7 +143,7 @@ mod tests {
     }
 
     fn of(supported: &[kvm_cpuid_entry2], index: u8, vcpus: u8) -> Vec<kvm_cpuid_entry2> {
-        of_vcpu(&CpuId::from_entries(supported).unwrap(), index, vcpus, true)
+        of_vcpu(&CpuId::from_entries(supported).unwrap(), index, vcpus)
     }
 
     #[test]

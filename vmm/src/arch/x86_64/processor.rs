@@ -4,7 +4,7 @@
 use std::fmt;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs};
-use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::GuestAddress;
 
 use super::{cpuid, registers};
@@ -81,7 +81,6 @@ const MASKED: u32 = 1 << 16;
 #[derive(Debug)]
 pub struct Processors {
     supported: CpuId,
-    tsc_deadline: bool,
     count: u8,
 }
 
@@ -92,11 +91,7 @@ impl Processors {
     /// When KVM does not answer.
     pub fn new(kvm: &Kvm, count: u8) -> Result<Self, CpuError> {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        Ok(Self {
-            supported: supported.map_err(|error| CpuError::Refused(State::Cpuid, error))?,
-            tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
-            count,
-        })
+        Ok(Self { supported: supported.map_err(|error| CpuError::Refused(State::Cpuid, error))?, count })
     }
 
     /// How many bits the physical addresses of these CPUs have.
@@ -111,7 +106,7 @@ impl Processors {
     /// When KVM refuses a part of the state.
     pub fn set_up(&self, vcpu: &VcpuFd, index: u8, entry: GuestAddress) -> Result<(), CpuError> {
         let refused = |state: State| move |error| CpuError::Refused(state, error);
-        let entries = cpuid::of_vcpu(&self.supported, index, self.count, self.tsc_deadline);
+        let entries = cpuid::of_vcpu(&self.supported, index, self.count);
         let entries = CpuId::from_entries(&entries).map_err(|_| CpuError::CpuidLength)?;
         vcpu.set_cpuid2(&entries).map_err(refused(State::Cpuid))?;
         set_msrs(vcpu, &[MISC_ENABLE, MTRR_DEF_TYPE])?;
