@@ -1,7 +1,6 @@
 //! Tasks in the background: their life from `run -d` to `rm`, and what becomes of them when a process is killed.
 
-use std::thread;
-use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context, Result};
 use e2e::home::Home;
@@ -164,9 +163,10 @@ fn what_is_to_be_removed_goes_at_its_end() -> Result<()> {
     ready(&home, "brief");
     let waiting = home.call(["wait", "brief"]).start();
     let following = home.call(["logs", "-f", "brief"]).start();
-    // Both are there before the end: each waits for a descriptor.
-    while home.processes().iter().filter(|(_, line)| line.contains("wait") || line.contains("logs")).count() < 2 {}
-    thread::sleep(Duration::from_millis(300));
+    // Both are there before the end: each waits for a descriptor, in poll(2).
+    let polls = |pid| fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with("7 "));
+    let waits = |(pid, line): &(_, String)| (line.contains("wait") || line.contains("logs")) && polls(*pid);
+    while home.processes().iter().filter(|process| waits(process)).count() < 2 {}
     assert_eq!(home.ask("stop brief"), "brief");
     assert_eq!(waiting.finish().expect_code(0).text(), "7");
     assert_eq!(following.finish().expect_code(0).text(), "ready\nbye");
