@@ -36,14 +36,13 @@ pub fn is_deprivileged() -> bool {
     !(vmx || svm)
 }
 
-/// The words that a guest kernel needs on its command line on a deprivileged host.
+/// The words that a guest kernel needs on its command line on a deprivileged host; `kernel/patches` has what they do.
 ///
-/// `clearcpuid` takes features from the kernel whose instructions the emulator lacks (masking them in CPUID does not
-/// reach the guest on such a KVM). `xsave` stays: see [`complete`]. `noreplace-smp` and `rodata=off` spare a kernel whose
+/// `taskrun.deprivileged` also takes features from the kernel whose instructions the emulator lacks (masking them in CPUID does
+/// not reach the guest on such a KVM). `xsave` stays: see [`complete`]. `noreplace-smp` and `rodata=off` spare a kernel whose
 /// every instruction is emulated the patching of its own code and the splitting of its own pages. A tick of a busy CPU is
 /// several thousand instructions, so there it comes ten times a second instead of a hundred times.
 #[must_use]
 pub fn command_line() -> &'static str {
-    "taskrun.deprivileged taskrun.tick=10 mitigations=off noreplace-smp rodata=off \
-     clearcpuid=cx16,popcnt,smap,smep,rdrand,rdseed,erms,fsrm,rdpid,abm,xsaveopt,xsavec,xsaves,xgetbv1,pku,ospke"
+    "taskrun.deprivileged taskrun.tick=10 mitigations=off noreplace-smp rodata=off"
 }

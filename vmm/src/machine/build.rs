@@ -86,15 +86,16 @@ fn boot(
     let (windows, slots) = connect(&mut vm, devices, start.save.is_some())?;
 
     let deprivileged = deprivileged::is_deprivileged();
+    let slots_told = if start.save.is_some() { SLOTS } else { windows.len() };
     let command_line = CommandLine {
         console: config.console.is_some(),
-        slots: if start.save.is_some() { SLOTS } else { windows.len() },
+        slots: slots_told,
         deprivileged,
         extra: &start.extra_command_line,
     };
     let mut kernel = File::from(descriptors.take(start.kernel)?);
     let mut initramfs = File::from(descriptors.take(start.initramfs)?);
-    let entry = arch::load(&memory, config.vcpus, &mut kernel, &mut initramfs, &command_line.compose()?)?;
+    let entry = arch::load(&memory, config.vcpus, slots_told, &mut kernel, &mut initramfs, &command_line.compose()?)?;
 
     let fds = (0..config.vcpus).map(|index| {
         let fd = vm.create_vcpu(index)?;

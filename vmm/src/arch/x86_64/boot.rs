@@ -63,13 +63,15 @@ const SEED_LENGTH: usize = 32;
 
 const PAGE: u64 = 4096;
 
-/// Puts everything that a guest needs to start into `memory` and returns the address of its first instruction.
+/// Puts everything that a guest needs to start into `memory` and returns the address of its first instruction. `slots` is the
+/// number of virtio slots whose interrupt lines the guest is told of.
 ///
 /// # Errors
 /// When kernel or initramfs are not what they should be, or there is too little memory.
 pub fn load(
     memory: &GuestMemoryMmap,
     vcpus: u8,
+    slots: usize,
     kernel: &mut File,
     initramfs: &mut File,
     command_line: &str,
@@ -80,7 +82,7 @@ pub fn load(
 
     memory.write_slice(command_line.as_bytes(), GuestAddress(layout::COMMAND_LINE))?;
     write_seed(memory)?;
-    memory.write_slice(&mptable::table(vcpus), GuestAddress(layout::MP_TABLE))?;
+    memory.write_slice(&mptable::table(vcpus, layout::lines(slots)), GuestAddress(layout::MP_TABLE))?;
     registers::write_tables(memory)?;
     memory.write_obj(parameters(memory, ramdisk, command_line), GuestAddress(layout::BOOT_PARAMS))?;
     Ok(entry)

@@ -79,6 +79,12 @@ pub fn slot(index: usize) -> Option<(u64, u32)> {
     Some((address, gsi))
 }
 
+/// How many interrupt lines there are, from line 0 to that of the last of `slots` virtio slots.
+pub(super) fn lines(slots: usize) -> u8 {
+    let before = FIRST_SLOT_GSI.saturating_add(u32::try_from(slots).unwrap_or(u32::MAX));
+    u8::try_from(before).map_or(IO_APIC_PINS, |lines| lines.min(IO_APIC_PINS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +96,11 @@ mod tests {
         assert_eq!(slot(MAX_DEVICES + 1), Some((0xd001_2000, 23)));
         assert_eq!(slot(MAX_DEVICES + 2), None);
         assert_eq!(slot(usize::MAX), None);
+    }
+
+    #[test]
+    fn the_lines_are_those_of_the_slots_and_the_ones_before() {
+        assert_eq!([lines(0), lines(1), lines(MAX_DEVICES + 2), lines(usize::MAX)], [5, 6, 24, 24]);
+        assert_eq!(slot(2).map(|(_, line)| line + 1), Some(u32::from(lines(3))));
     }
 }

@@ -1,7 +1,8 @@
 //! The MP table (Intel MultiProcessor Specification 1.4): the processors and the interrupt lines, for a kernel that has no
 //! ACPI tables to learn them from.
 //!
-//! All lines are those of an ISA bus, so edge-triggered, and line n is pin n of the IO-APIC, as KVM routes it.
+//! All lines are those of an ISA bus, so edge-triggered, and line n is pin n of the IO-APIC, as KVM routes it. Only lines
+//! that a device may have are there: a kernel sets up each that it is told of.
 
 use super::layout;
 
@@ -34,10 +35,12 @@ const ISA_BUS: u8 = 0;
 const POINTER_SIZE: usize = 16;
 const HEADER_SIZE: usize = 44;
 
-/// The floating pointer and, behind it, the table for `vcpus` processors; it belongs at [`layout::MP_TABLE`].
-pub(super) fn table(vcpus: u8) -> Vec<u8> {
-    let entries = entries(vcpus);
-    let count: u16 = u16::from(vcpus).saturating_add(u16::from(layout::IO_APIC_PINS)).saturating_add(4);
+/// The floating pointer and, behind it, the table for `vcpus` processors and the first `lines` lines, at most
+/// [`layout::IO_APIC_PINS`]; it belongs at [`layout::MP_TABLE`].
+pub(super) fn table(vcpus: u8, lines: u8) -> Vec<u8> {
+    let lines = lines.min(layout::IO_APIC_PINS);
+    let entries = entries(vcpus, lines);
+    let count: u16 = u16::from(vcpus).saturating_add(u16::from(lines)).saturating_add(4);
     let length = HEADER_SIZE.saturating_add(entries.len());
 
     let mut table = Vec::with_capacity(layout::MP_TABLE_SIZE);
@@ -63,7 +66,7 @@ pub(super) fn table(vcpus: u8) -> Vec<u8> {
 }
 
 /// The entries of the table, in the order of their types, as the specification wants.
-fn entries(vcpus: u8) -> Vec<u8> {
+fn entries(vcpus: u8, lines: u8) -> Vec<u8> {
     let mut entries = Vec::new();
     for id in 0..vcpus {
         let flags = if id == 0 { ENABLED | BOOT_PROCESSOR } else { ENABLED };
@@ -78,7 +81,7 @@ fn entries(vcpus: u8) -> Vec<u8> {
     let io_apic = vcpus;
     entries.extend_from_slice(&[IO_APIC, io_apic, IO_APIC_VERSION, ENABLED]);
     entries.extend_from_slice(&layout::IO_APIC.to_le_bytes());
-    for line in 0..layout::IO_APIC_PINS {
+    for line in 0..lines {
         entries.extend_from_slice(&[IO_INTERRUPT, INTERRUPT, 0, 0, ISA_BUS, line, io_apic, line]);
     }
     // The boot processor hears the old interrupt controller on LINT0, and every processor an NMI on LINT1.
@@ -119,7 +122,7 @@ mod tests {
     #[test]
     fn both_structures_are_whole_and_fit() {
         for vcpus in 1..=MAX_VCPUS {
-            let table = table(vcpus);
+            let table = table(vcpus, layout::IO_APIC_PINS);
             assert!(table.len() <= layout::MP_TABLE_SIZE);
             assert_eq!(&table[..4], b"_MP_");
             assert_eq!(sum(&table[..POINTER_SIZE]), 0);
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn each_processor_is_there_and_the_first_boots() {
-        let table = table(3);
+        let table = table(3, 8);
         let processors: Vec<_> = parse(&table).into_iter().filter(|(kind, _)| *kind == PROCESSOR).collect();
         let ids_and_flags: Vec<_> = processors.iter().map(|(_, entry)| (entry[1], entry[3])).collect();
         assert_eq!(ids_and_flags, [(0, 3), (1, 1), (2, 1)]);
@@ -143,8 +146,10 @@ mod tests {
 
     #[test]
     fn every_line_is_the_pin_of_its_number() {
-        let lines = parse(&table(2)).into_iter().filter(|(kind, _)| *kind == IO_INTERRUPT);
-        let lines: Vec<_> = lines.map(|(_, entry)| (entry[5], entry[6], entry[7])).collect();
-        assert_eq!(lines, (0..24).map(|line| (line, 2, line)).collect::<Vec<_>>());
+        for (lines, there) in [(0, 0), (7, 7), (24, 24), (255, 24)] {
+            let lines = parse(&table(2, lines)).into_iter().filter(|(kind, _)| *kind == IO_INTERRUPT);
+            let lines: Vec<_> = lines.map(|(_, entry)| (entry[5], entry[6], entry[7])).collect();
+            assert_eq!(lines, (0..there).map(|line| (line, 2, line)).collect::<Vec<_>>());
+        }
     }
 }

@@ -66,9 +66,9 @@ fn header(op: Op, src_port: u32, dst_port: u32) -> Header {
 }
 
 impl Guest {
-    /// Gives the device `count` rx buffers.
+    /// Gives the device `count` rx buffers, or as many as the queue has room for.
     fn supply(&mut self, count: usize) {
-        for _ in 0..count {
+        for _ in 0..count.min(self.driver.rings[RX].free()) {
             let Some(address) = self.rx_free.pop_front() else { return };
             let head = self.driver.rings[RX].add(&self.driver.memory, &[writable(address, RX_BUFFER)]);
             self.rx_given.push((head, address));
@@ -397,9 +397,16 @@ fn a_guest_that_takes_no_refusals_is_not_listened_to() {
     let taken = std::iter::from_fn(|| guest.driver.rings[TX].take(&guest.driver.memory)).count();
     assert_eq!(taken, 64);
     // With buffers for the refusals it goes on, and all are answered.
-    guest.supply(256);
-    while guest.driver.run(RX).unwrap() == Progress::More {}
-    assert_eq!(guest.received_ops().len(), 200);
+    let mut answers = 0;
+    loop {
+        guest.supply(usize::from(RX_QUEUE_SIZE));
+        while guest.driver.run(RX).unwrap() == Progress::More {}
+        match guest.received_ops().len() {
+            0 => break,
+            more => answers += more,
+        }
+    }
+    assert_eq!(answers, 200);
 }
 
 #[test]
