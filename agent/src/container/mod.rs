@@ -183,6 +183,9 @@ pub struct Started {
     pub terminal: Option<OwnedFd>,
     /// What it may use, and what it used.
     pub cgroup: Cgroup,
+    /// Its mount namespace. The kernel would take it apart before it says that the command has ended, mount by mount; held, it
+    /// goes with the guest.
+    pub mounts: OwnedFd,
 }
 
 /// A container without a root and without a command: its process sleeps.
@@ -191,6 +194,7 @@ pub struct Container {
     companion: Companion,
     skeleton: Skeleton,
     cgroup: Cgroup,
+    mounts: OwnedFd,
 }
 
 impl Container {
@@ -206,8 +210,8 @@ impl Container {
             .map_err(|source| StartError::Place { path: place.into(), source })?;
         let cgroup = Cgroup::create(cgroups, CGROUP)?;
         let mut companion = Companion::new(NAMESPACES).map_err(StartError::Clone)?;
-        let skeleton = in_turn(&mut companion, || prepare_process(place, cgroup.entrance()))??;
-        Ok(Self { companion, skeleton, cgroup })
+        let (skeleton, mounts) = in_turn(&mut companion, || prepare_process(place, cgroup.entrance()))??;
+        Ok(Self { companion, skeleton, cgroup, mounts })
     }
 
     /// Does `work` in the container's process, so that what it mounts is mounted in the container.
@@ -229,7 +233,7 @@ impl Container {
     /// # Errors
     /// All of [`StartError`].
     pub fn start(self, mut plan: Plan<'_>) -> Result<Started, StartError> {
-        let Self { mut companion, skeleton, cgroup } = self;
+        let Self { mut companion, skeleton, cgroup, mounts } = self;
         let mut setup = Setup { plan: &mut plan, skeleton: &skeleton, terminal: None, complete: false };
         let mut failed = None;
         let turn = companion.run(&mut || {
@@ -242,7 +246,7 @@ impl Container {
             (None, Turn::Gone) if complete => {
                 let child = companion.into_child().ok_or(StartError::Killed)?;
                 // The command has its own copies of the terminal's other end.
-                Ok(Started { child, terminal: terminal.map(|terminal| terminal.master), cgroup })
+                Ok(Started { child, terminal: terminal.map(|terminal| terminal.master), cgroup, mounts })
             }
             (None, _) => Err(StartError::Killed),
         }
@@ -260,8 +264,11 @@ fn in_turn<T>(companion: &mut Companion, work: impl FnOnce() -> T) -> Result<T, 
     done.ok_or(StartError::Killed)
 }
 
-/// What the container's process does before anything is known of its command.
-fn prepare_process(place: &Path, cgroup: BorrowedFd<'_>) -> Result<Skeleton, StartError> {
+/// What the container's process does before anything is known of its command. The descriptor is of its mount namespace, and the
+/// agent's as well.
+fn prepare_process(place: &Path, cgroup: BorrowedFd<'_>) -> Result<(Skeleton, OwnedFd), StartError> {
+    let mounts = open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let mounts = mounts.map_err(|error| StartError::Place { path: place.into(), source: error.into() })?;
     write(cgroup, b"0").map_err(StartError::Enter)?;
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(StartError::Enter)?;
     // A new process is no leader of a process group, so this cannot fail.
@@ -271,7 +278,7 @@ fn prepare_process(place: &Path, cgroup: BorrowedFd<'_>) -> Result<Skeleton, Sta
     let failed = |what| move |source| StartError::Rights { what, source };
     limits::apply().map_err(io::Error::from).map_err(failed("resource limits"))?;
     caps::drop_bounding().map_err(failed("capabilities"))?;
-    Ok(skeleton)
+    Ok((skeleton, mounts))
 }
 
 /// What the child does. Its memory is the agent's; its descriptors are as well until [`Self::place_streams`].
