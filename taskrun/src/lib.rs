@@ -43,7 +43,7 @@
 //
 // - cli: what the user typed, and what it means. errors: how errors reach the user.
 // - embed: the API. run: a task from its image to its exit code. events: what happens meanwhile, and voice: what there is to say.
-// - size: a task's CPU and memory. timings: when a task got where. terminal: the caller's terminal.
+// - footprint: what the program itself takes. size: a task's CPU and memory. timings: when a task got where. terminal: the caller's terminal.
 // - cpu: who holds a task to its share of processors.
 // - install, kvm: what a task needs of this host. doctor: whether it is there. inherited: the caller's descriptors.
 // - task: tasks in the background, and the commands that look after them. template: what tasks start from.
@@ -64,6 +64,7 @@ mod embed;
 pub mod errors;
 #[doc(hidden)]
 pub mod events;
+mod footprint;
 #[doc(hidden)]
 pub mod image;
 #[doc(hidden)]

@@ -40,10 +40,12 @@ use self::stdio::StdioError;
 use self::supervise::SuperviseError;
 use crate::embed::{Ended, Task, TaskError};
 use crate::errors::{self, EXIT_TASKRUN_FAILED};
+use crate::events::What;
 use crate::events::lines::{Lines, LinesError};
+use crate::footprint;
 use crate::image::PrepareError;
 use crate::ledger::heartbeat::HeartbeatError;
-use crate::ledger::{HomeError, LedgerError};
+use crate::ledger::{HomeError, LedgerError, Status};
 use crate::microvm::{ControlError, LaunchError};
 use crate::scratch::ScratchError;
 use crate::task::detach::DetachError;
@@ -152,6 +154,11 @@ fn attached(request: RunRequest, timings: &mut Timings) -> Result<u8, TaskError>
     if let Some(lines) = lines.clone() {
         task = task.on_event(move |event| lines.write(event));
     }
+    task = task.on_event(|event| {
+        if event.what == What::Status(Status::Running) {
+            footprint::shrink();
+        }
+    });
     let ended = task.run_attached(timings);
     if let Ok(Ended { message: Some(message), .. }) = &ended {
         errors::say(message);
