@@ -197,8 +197,6 @@ fn run(
         command,
     };
     let started = container.start(plan).map_err(|error| report(&error))?;
-    // Not closed before the guest ends, however the task does.
-    std::mem::forget(started.mounts);
     control.send(&AgentMessage::Started)?;
     let relays = streams.into_relays(started.terminal.as_ref()).map_err(|error| report(&error))?;
     let supervisor = Supervisor::new(control, &started.child, relays, started.terminal).map_err(supervise_error)?;

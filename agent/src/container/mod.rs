@@ -69,6 +69,9 @@ pub enum StartError {
     /// Its door.
     #[error("The command's cgroup can't be entered")]
     Enter(#[source] Errno),
+    /// Its mount namespace.
+    #[error("The command's mount namespace can't be opened")]
+    Namespace(#[source] Errno),
     /// The place for the file systems that every container has.
     #[error("The container's place {path} can't be made")]
     Place {
@@ -130,6 +133,7 @@ impl Kind for StartError {
             Self::Clone(_)
             | Self::Killed
             | Self::Enter(_)
+            | Self::Namespace(_)
             | Self::Place { .. }
             | Self::Console(_)
             | Self::Terminal(_)
@@ -183,9 +187,6 @@ pub struct Started {
     pub terminal: Option<OwnedFd>,
     /// What it may use, and what it used.
     pub cgroup: Cgroup,
-    /// Its mount namespace. The kernel would take it apart before it says that the command has ended, mount by mount; held, it
-    /// goes with the guest.
-    pub mounts: OwnedFd,
 }
 
 /// A container without a root and without a command: its process sleeps.
@@ -194,6 +195,7 @@ pub struct Container {
     companion: Companion,
     skeleton: Skeleton,
     cgroup: Cgroup,
+    /// Its mount namespace.
     mounts: OwnedFd,
 }
 
@@ -245,8 +247,11 @@ impl Container {
             (Some(error), _) => Err(error),
             (None, Turn::Gone) if complete => {
                 let child = companion.into_child().ok_or(StartError::Killed)?;
+                // The kernel would take its mounts apart, one by one, before it says that the command has ended. Held, they go
+                // with the guest.
+                std::mem::forget(mounts);
                 // The command has its own copies of the terminal's other end.
-                Ok(Started { child, terminal: terminal.map(|terminal| terminal.master), cgroup, mounts })
+                Ok(Started { child, terminal: terminal.map(|terminal| terminal.master), cgroup })
             }
             (None, _) => Err(StartError::Killed),
         }
@@ -268,7 +273,7 @@ fn in_turn<T>(companion: &mut Companion, work: impl FnOnce() -> T) -> Result<T, 
 /// agent's as well.
 fn prepare_process(place: &Path, cgroup: BorrowedFd<'_>) -> Result<(Skeleton, OwnedFd), StartError> {
     let mounts = open("/proc/self/ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-    let mounts = mounts.map_err(|error| StartError::Place { path: place.into(), source: error.into() })?;
+    let mounts = mounts.map_err(StartError::Namespace)?;
     write(cgroup, b"0").map_err(StartError::Enter)?;
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(StartError::Enter)?;
     // A new process is no leader of a process group, so this cannot fail.
