@@ -39,9 +39,10 @@ pub struct CommandLine<'a> {
 /// largest that there are: while Linux reports, it takes up to 32 blocks from what can be allocated, of the smallest reported
 /// size or of any larger one, but makes sure of room for as many of the smallest size only. With smaller blocks a small guest
 /// would be out of memory for that moment; with these, one with less than 128 MiB free doesn't report. The initramfs is unpacked
-/// to a ramfs, in pieces as large as its files, where a tmpfs takes each page by itself.
-const BASE: &str =
-    "reboot=k panic=-1 tsc=reliable swiotlb=noforce no-kvmapf rootfstype=ramfs page_reporting.page_reporting_order=10";
+/// to a ramfs, in pieces as large as its files, where a tmpfs takes each page by itself. RCU's grace periods are expedited: a
+/// process that waits for one, at a mount or when it changes cgroups, would wait for two ticks of the clock.
+const BASE: &str = "reboot=k panic=-1 tsc=reliable swiotlb=noforce no-kvmapf rootfstype=ramfs rcupdate.rcu_expedited=1 \
+    page_reporting.page_reporting_order=10";
 
 impl CommandLine<'_> {
     /// Composes the words.
