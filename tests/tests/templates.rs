@@ -320,6 +320,38 @@ fn a_damaged_template_is_told_of_and_made_anew() -> Result<()> {
     Ok(())
 }
 
+/// How many bytes the note in a template's folder says that its guests write.
+fn noted(folder: &Path) -> Result<u64> {
+    let extents: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("written"))?)?;
+    extents.iter().map(|extent| extent["length"].as_u64().context("a length")).sum()
+}
+
+#[test]
+fn what_guests_write_is_noted_and_a_wrong_note_does_no_harm() -> Result<()> {
+    let image = fixture("busybox:latest");
+    let (home, folder) = copy(&image)?;
+    let right = || {
+        let outcome = in_home(home.path(), &image).expect_code(0);
+        assert_eq!((outcome.text().as_str(), outcome.errors().as_str()), ("right", ""));
+    };
+    right();
+    let first = noted(&folder)?;
+    assert!((256 << 10..=4 << 20).contains(&first), "{first} bytes");
+    // Copied for the next one, and not noted again.
+    let note = fs::metadata(folder.join("written"))?.modified()?;
+    right();
+    assert_eq!(fs::metadata(folder.join("written"))?.modified()?, note);
+
+    fs::write(folder.join("written"), "nonsense")?;
+    right();
+    assert!((first / 2..first * 2).contains(&noted(&folder)?), "{first} bytes, then {}", noted(&folder)?);
+    let other = r#"[{"start":0,"length":4096},{"start":134213632,"length":4096}]"#;
+    fs::write(folder.join("written"), other)?;
+    right();
+    assert_eq!(fs::read_to_string(folder.join("written"))?, other);
+    Ok(())
+}
+
 /// The first place of a file at or behind `place` that holds data.
 fn data_behind(file: &fs::File, place: u64) -> Result<u64> {
     let found = nix::unistd::lseek(file, i64::try_from(place)?, nix::unistd::Whence::SeekData)?;

@@ -179,6 +179,7 @@ fn launch(options: Options) -> anyhow::Result<(VmConfig, Vec<OwnedFd>, Vec<UnixS
         blocks: block_configs,
         pmems: pmem_configs,
         channels,
+        written: Vec::new(),
     };
     Ok((config, given.0, streams))
 }

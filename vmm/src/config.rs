@@ -12,6 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use serde::{Deserialize, Serialize};
 
+use crate::template::extents::{self, Extent};
+
 /// A descriptor's place among those that came with the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -39,6 +41,10 @@ pub struct VmConfig {
     pub pmems: Vec<PmemConfig>,
     /// Host ports that the guest can connect to over vsock.
     pub channels: Vec<ChannelConfig>,
+    /// What a saved guest is known to write soon after it goes on, as parts of the memory file: it is copied before. Nothing
+    /// where a kernel boots.
+    #[serde(default)]
+    pub written: Vec<Extent>,
 }
 
 /// How a microVM starts.
@@ -193,6 +199,9 @@ pub enum ConfigError {
         "A microVM that starts from a template has at most {MAX_TEMPLATE_DEVICES} block devices and persistent memories, not {0}"
     )]
     RestoreDevices(usize),
+    /// What is to be copied is no part of the memory, or nothing is there to copy from.
+    #[error("The parts of memory to copy for the guest aren't whole pages of a template's memory, in order")]
+    Written,
     /// There are too many persistent memories.
     #[error("A microVM has at most {MAX_PMEMS} persistent memories, not {0}")]
     Pmems(usize),
@@ -267,6 +276,10 @@ impl VmConfig {
             }
             Start::Restore(_) if self.console.is_some() => Err(ConfigError::RestoreWithConsole),
             Start::Restore(_) if devices > MAX_TEMPLATE_DEVICES => Err(ConfigError::RestoreDevices(devices)),
+            Start::Boot(_) if !self.written.is_empty() => Err(ConfigError::Written),
+            Start::Restore(_) if !extents::are_right(&self.written, u64::from(self.memory_mib) << 20) => {
+                Err(ConfigError::Written)
+            }
             Start::Boot(_) | Start::Restore(_) => Ok(()),
         }
     }

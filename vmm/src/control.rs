@@ -220,6 +220,7 @@ mod tests {
             blocks: vec![],
             pmems: vec![],
             channels: vec![],
+            written: vec![],
         }
     }
 

@@ -291,6 +291,24 @@ pub(crate) fn map_over(region: &MmapRegion, file: &File, part: Part, protection:
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has a part of `region` at hand for writing: of what is mapped privately this process gets copies of its own.
+///
+/// # Errors
+/// When it isn't within the region, or the kernel can't (Linux before 5.14).
+#[expect(unsafe_code, reason = "madvise of a mapping of ours")]
+pub(crate) fn populate(region: &MmapRegion, place: u64, length: u64) -> io::Result<()> {
+    let (Ok(place), Ok(length)) = (usize::try_from(place), usize::try_from(length)) else {
+        return Err(Errno::EOVERFLOW.into());
+    };
+    if place.checked_add(length).is_none_or(|end| end > region.size()) {
+        return Err(Errno::EINVAL.into());
+    }
+    let address = region.as_ptr().wrapping_add(place).cast();
+    // SAFETY: the range lies within `region`, which is mapped. The advice changes no content.
+    let advised = unsafe { libc::madvise(address, length, libc::MADV_POPULATE_WRITE) };
+    Ok(Errno::result(advised).map(drop)?)
+}
+
 /// Maps `mib` MiB of guest memory.
 ///
 /// # Errors

@@ -169,6 +169,7 @@ impl Given {
             blocks: Vec::new(),
             pmems: Vec::new(),
             channels,
+            written: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use vmm::config::{self, BlockConfig, ChannelConfig, ExtentConfig, FdIndex, PmemConfig, VmConfig, create_guest_memory};
 use vmm::control::{self, ControlError};
+use vmm::template;
 
 use super::Vmm;
 use crate::cpu::{CpuError, Share};
@@ -166,6 +167,8 @@ pub struct TemplateFiles<'a> {
     pub state: &'a File,
     /// The memory.
     pub memory: &'a File,
+    /// Parts of it that are copied before a guest goes on, since it is known to write them.
+    pub written: &'a [template::extents::Extent],
 }
 
 /// A block device.
@@ -245,6 +248,10 @@ pub fn launch(host: &Host, plan: &Plan, start: Start<'_>) -> Result<Launched, La
             .zip(&ends)
             .map(|(port, end)| ChannelConfig { port: *port, stream: given.add(end.as_fd()) })
             .collect(),
+        written: match start {
+            Start::Restore(files) => files.written.to_vec(),
+            Start::Boot | Start::Save(_) => Vec::new(),
+        },
     };
     let mut vmm = Vmm::spawn(&host.installation, host.messages.as_ref())?;
     config.cpu_units = plan.share.as_ref().map(|share| vmm.hold_to(share)).transpose()?.flatten();

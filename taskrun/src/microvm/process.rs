@@ -42,6 +42,12 @@ impl Vmm {
         self.hold.as_ref().map_or(Enforcement::WholeVcpus, Hold::enforcement)
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its control socket.
     pub(super) fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()

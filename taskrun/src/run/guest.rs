@@ -88,13 +88,17 @@ pub(super) fn run(
     // The terminal is the caller's own until the command runs, so that Ctrl-C ends a task that is still starting.
     let mut raw = None;
     let raw_mode = &mut raw;
+    let (process, template) = (vmm.id(), template.as_ref());
     let on_start = Box::new(move |streams: &Streams| {
         started();
-        let (Some(stdin), Some(input)) = (stdin, input) else { return Ok(()) };
-        if request.terminal {
-            *raw_mode = RawMode::enter(&input).inspect_err(|error| voice.say_error(error)).ok();
+        if let (Some(stdin), Some(input)) = (stdin, input) {
+            if request.terminal {
+                *raw_mode = RawMode::enter(&input).inspect_err(|error| voice.say_error(error)).ok();
+            }
+            streams.add_input(stdin, &input)?;
         }
-        streams.add_input(stdin, &input)
+        template.inspect(|template| template.note_written(process));
+        Ok(())
     });
     let task = Task {
         machine: &mut vmm,

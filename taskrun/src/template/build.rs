@@ -52,7 +52,7 @@ pub(super) fn build(folder: &Path, host: &Host, inputs: &Inputs, key: &Key) -> R
     let create = |name| File::options().read(true).write(true).create_new(true).open(new.path().join(name));
     let (state, memory) = create(STATE).and_then(|state| Ok((state, create(MEMORY)?))).map_err(BuildError::Files)?;
     let plan = Plan { vcpus: inputs.vcpus, memory_mib: inputs.memory_mib, ..Plan::default() };
-    let files = TemplateFiles { state: &state, memory: &memory };
+    let files = TemplateFiles { state: &state, memory: &memory, written: &[] };
     let Launched { mut vmm, channels: _ } = launch(host, &plan, Start::Save(files))?;
     let saved = watch(&vmm);
     vmm.kill();
@@ -75,7 +75,7 @@ pub(super) fn build(folder: &Path, host: &Host, inputs: &Inputs, key: &Key) -> R
     // It isn't where it would be removed from any more.
     let _ = new.keep();
     files::forget_failure(folder, key);
-    Ok(Template { state, memory })
+    Ok(Template { state, memory, folder: folder.join(key.as_str()), written: None })
 }
 
 /// Waits for the end of the machine; `None` when it says none.

@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::build::BuildError;
 use super::key::{Inputs, Key};
-use super::{ABOUT, MEMORY, STATE, TemplateError, Templates};
+use super::{ABOUT, MEMORY, STATE, TemplateError, Templates, WRITTEN};
 use crate::errors;
 
 /// How long a template that couldn't be made isn't tried again.
@@ -176,7 +176,7 @@ fn look(folder: &Path, key: String) -> Listed {
         inputs,
         made: state.and_then(|metadata| metadata.modified().ok()),
         used: fs::metadata(&about).and_then(|metadata| metadata.modified()).ok(),
-        size: [STATE, MEMORY, ABOUT].into_iter().map(taken).fold(0, u64::saturating_add),
+        size: [STATE, MEMORY, ABOUT, WRITTEN].into_iter().map(taken).fold(0, u64::saturating_add),
     }
 }
 

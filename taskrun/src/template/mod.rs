@@ -6,16 +6,18 @@
 //!           KEY/memory       the guest's memory, sparse
 //!           KEY/about.json   what it was made of
 //!           KEY/verified     that the two files were read whole and found right, see [`verified`]
+//!           KEY/written      which pages a guest writes before its command runs, see [`written`]
 //!           KEY.failed       why it couldn't be made, the last time
 //!           digests/         of the files that templates are made of, see [`key`]
 //! ```
 //!
 //! A template is found by a key over everything that it depends on ([`key::Inputs`]), so one that is outdated is never
-//! found. It appears in one rename when it is whole, is never changed, and may be removed at any time: who has opened it
+//! found. It appears in one rename when it is whole, is never changed but for the two notes, and may be removed at any time: who has opened it
 //! keeps it. A template that was damaged is told of, removed and made anew; where none can be had, the task boots.
 //!
 //! # Layout
 //! - [`key`]: what a template depends on. [`build`]: making one. [`verified`]: which ones need not be read again.
+//!   [`written`]: what is copied ahead for a guest.
 //! - [`files`]: what is in the folder, listed and removed. [`commands`]: `taskrun template`.
 
 pub mod build;
@@ -23,12 +25,14 @@ pub mod commands;
 pub mod files;
 pub mod key;
 pub mod verified;
+mod written;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use vmm::template::extents::Extent;
 
 use self::build::BuildError;
 use self::key::{Inputs, Key, KeyError};
@@ -46,6 +50,7 @@ const VARIABLE: &str = "TASKRUN_TEMPLATES";
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
 const ABOUT: &str = "about.json";
+const WRITTEN: &str = "written";
 
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +93,32 @@ pub struct Template {
     pub state: File,
     /// The memory.
     pub memory: File,
+    folder: PathBuf,
+    /// What its guests write before their commands run; `None` when no task has noted it yet.
+    written: Option<Vec<Extent>>,
 }
 
 impl Template {
-    /// The files, for a VMM.
+    /// The template in `folder`.
+    fn open(folder: PathBuf) -> io::Result<Self> {
+        let (state, memory) = (File::open(folder.join(STATE))?, File::open(folder.join(MEMORY))?);
+        let written = written::read(&folder, memory.metadata()?.len());
+        Ok(Self { state, memory, folder, written })
+    }
+
+    /// What a VMM needs of it.
     #[must_use]
     pub fn files(&self) -> TemplateFiles<'_> {
-        TemplateFiles { state: &self.state, memory: &self.memory }
+        let written = self.written.as_deref().unwrap_or_default();
+        TemplateFiles { state: &self.state, memory: &self.memory, written }
+    }
+
+    /// Notes what the guest of the process `vmm` has written, if that isn't known. To be called when its command starts.
+    pub fn note_written(&self, vmm: u32) {
+        if self.written.is_none() {
+            // A note that can't be kept is made again.
+            let _ = written::note(&self.folder, vmm, &self.memory);
+        }
     }
 }
 
@@ -195,7 +219,7 @@ impl Templates {
     /// Opens a template and makes sure that it is right. `None` when there is none.
     fn open(&self, key: &Key) -> Result<Option<Template>, Damage> {
         let folder = self.folder.join(key.as_str());
-        let template = match open_files(&folder) {
+        let template = match Template::open(folder.clone()) {
             Ok(template) => template,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => return Ok(None),
             Err(error) => return Err(Damage::Unreadable(error)),
@@ -227,8 +251,4 @@ impl Templates {
     fn failed(&self, source: io::Error) -> TemplateError {
         TemplateError::Folder { folder: self.folder.clone(), source }
     }
-}
-
-fn open_files(folder: &Path) -> io::Result<Template> {
-    Ok(Template { state: File::open(folder.join(STATE))?, memory: File::open(folder.join(MEMORY))? })
 }

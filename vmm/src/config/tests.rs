@@ -21,6 +21,7 @@ fn config() -> VmConfig {
         blocks: vec![BlockConfig { id: "layers".into(), read_only: true, extents: vec![extent(6, 0), extent(6, 512)] }],
         pmems: vec![PmemConfig { id: "image".into(), file: FdIndex(7), length: 4 << 20 }],
         channels: vec![ChannelConfig { port: 1024, stream: FdIndex(5) }],
+        written: Vec::new(),
     }
 }
 
@@ -132,6 +133,9 @@ fn a_machine_that_becomes_a_template_has_nothing_of_a_task() {
     let files = TemplateFiles { state: FdIndex(4), memory: FdIndex(6) };
     boot(&mut template).save = Some(files);
     assert_eq!(template.validate(7), Ok(()));
+    template.written = vec![Extent { start: 4096, length: 4096 }];
+    assert_eq!(template.validate(7), Err(ConfigError::Written));
+    template.written.clear();
     let files = TemplateFiles { state: FdIndex(4), memory: FdIndex(4) };
     boot(&mut template).save = Some(files);
     assert_eq!(template.validate(7), Err(ConfigError::DescriptorTwice(4)));
@@ -147,6 +151,11 @@ fn a_machine_that_is_restored_has_room_for_a_few_devices_and_no_console() {
     restored.pmems[0].file = FdIndex(4);
     restored.blocks[0].extents = vec![];
     assert_eq!(restored.validate(5), Ok(()));
+    restored.written = vec![Extent { start: 4096, length: 4096 }];
+    assert_eq!(restored.validate(5), Ok(()));
+    restored.written[0].length = 64 << 20;
+    assert_eq!(restored.validate(5), Err(ConfigError::Written));
+    restored.written.clear();
     let block = |index| BlockConfig { id: format!("b{index}"), read_only: true, extents: vec![] };
     restored.blocks = (0..MAX_TEMPLATE_DEVICES).map(block).collect();
     assert_eq!(restored.validate(5), Err(ConfigError::RestoreDevices(MAX_TEMPLATE_DEVICES + 1)));

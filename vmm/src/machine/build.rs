@@ -124,7 +124,7 @@ fn restore(
     let state = template::read(&descriptors.take(files.state)?.into())?;
     state.matches(config)?;
     let memory = File::from(descriptors.take(files.memory)?);
-    let memory = template::memory::map(&memory, state.memory_size(), &state.extents)?;
+    let memory = template::memory::map(&memory, state.memory_size(), &state.extents, &config.written)?;
     let mut vm = Vm::new(descriptors.take(config.kvm)?, memory)?;
     if state.host != template::identity(vm.kvm())? {
         return Err(TemplateError::Host.into());

@@ -52,16 +52,31 @@ pub fn are_right(extents: &[Extent], size: u64) -> bool {
 }
 
 /// Collects the parts of a memory, whose pages come in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Collector {
     extents: Vec<Extent>,
+    /// The shortest row of other pages that is left out, in bytes.
+    min_gap: u64,
+}
+
+impl Default for Collector {
+    /// Collects pages that are not all zeros.
+    fn default() -> Self {
+        Self { extents: Vec::new(), min_gap: MIN_GAP }
+    }
 }
 
 impl Collector {
-    /// Adds a page at `start` that is not all zeros.
+    /// Collects these pages and no others, unless there would be too many parts.
+    #[must_use]
+    pub fn exact() -> Self {
+        Self { extents: Vec::new(), min_gap: PAGE }
+    }
+
+    /// Adds a page at `start`.
     pub fn add(&mut self, start: u64) {
         match self.extents.last_mut() {
-            Some(last) if start.saturating_sub(last.end()) < MIN_GAP => {
+            Some(last) if start.saturating_sub(last.end()) < self.min_gap => {
                 last.length = start.saturating_sub(last.start).saturating_add(PAGE);
             }
             _ => self.extents.push(Extent { start, length: PAGE }),
@@ -117,6 +132,13 @@ mod tests {
         assert_eq!(collect([]), []);
         assert_eq!(collect([0, 1, 65]), [extent(0, 66)]);
         assert_eq!(collect([0, 1, 66]), [extent(0, 2), extent(66, 1)]);
+    }
+
+    #[test]
+    fn exactly_the_pages_are_collected_that_are_wanted() {
+        let mut collector = Collector::exact();
+        [0, 1, 3].into_iter().for_each(|page| collector.add(page * PAGE));
+        assert_eq!(collector.finish(), [extent(0, 2), extent(3, 1)]);
     }
 
     #[test]

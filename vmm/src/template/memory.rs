@@ -3,6 +3,9 @@
 //! A guest that is restored has one mapping without a file for each part of its memory, and the extents of the memory file
 //! privately over it. So a page that it never touches costs nothing; one that it only reads is the file's, shared by all
 //! guests of the template; one that it writes is its own. KVM sees the same addresses as in a guest that boots.
+//!
+//! A page that the guest reads and then writes takes two faults, and the second takes the page out of the guest's page tables
+//! first. So what it is known to write is copied before it runs.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +18,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::TemplateError;
 use super::extents::{Collector, Extent, PAGE};
-use crate::memory::{Part, map_over, ranges};
+use crate::memory::{Part, map_over, populate, ranges};
 
 /// How much is read at once.
 const CHUNK: usize = 1 << 20;
@@ -118,12 +121,13 @@ fn seek(file: &File, offset: u64, whence: Whence) -> io::Result<Option<u64>> {
     }
 }
 
-/// Maps a memory file of `size` bytes, of which `extents` hold something, as a guest's memory. The extents are right
-/// ([`super::extents::are_right`]), which is checked when a state is decoded.
+/// Maps a memory file of `size` bytes, of which `extents` hold something, as a guest's memory, and copies what is known to be
+/// `written`. The extents are right ([`super::extents::are_right`]), which is checked when a state is decoded, and those that
+/// are written with the description.
 ///
 /// # Errors
 /// When the file isn't as long, or can't be mapped.
-pub fn map(file: &File, size: u64, extents: &[Extent]) -> Result<GuestMemoryMmap, TemplateError> {
+pub fn map(file: &File, size: u64, extents: &[Extent], written: &[Extent]) -> Result<GuestMemoryMmap, TemplateError> {
     check_length(file, size)?;
     let mut offset = 0_u64;
     let mut regions = Vec::new();
@@ -137,6 +141,12 @@ pub fn map(file: &File, size: u64, extents: &[Extent]) -> Result<GuestMemoryMmap
             let part = Part { place: part.start.saturating_sub(offset), length: part.length, offset: part.start };
             let protection = libc::PROT_READ | libc::PROT_WRITE;
             map_over(&region, file, part, protection, libc::MAP_PRIVATE).map_err(TemplateError::Map)?;
+        }
+        for part in written.iter().filter_map(|part| part.within(offset, end)) {
+            // The guest's own faults do the same, later.
+            if populate(&region, part.start.saturating_sub(offset), part.length).is_err() {
+                break;
+            }
         }
         let region = GuestRegionMmap::new(region, address);
         regions.push(region.ok_or_else(|| TemplateError::Map(Errno::EINVAL.into()))?);

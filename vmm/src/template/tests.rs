@@ -83,7 +83,7 @@ fn memory_comes_back_as_it_was() {
     let (extents, digest) = memory::write(&from, 64 << 20, &file).unwrap();
     assert_eq!(extents.len(), 3);
     assert_eq!(memory::digest(&file, &extents).unwrap(), digest);
-    let guest = memory::map(&file, 64 << 20, &extents).unwrap();
+    let guest = memory::map(&file, 64 << 20, &extents, &[]).unwrap();
     for (place, text) in [(5_u64, "low"), (40 << 20, "middle"), ((64 << 20) - 4, "high"), (20 << 20, "\0\0\0")] {
         let mut bytes = vec![0; text.len()];
         guest.read_slice(&mut bytes, GuestAddress(place)).unwrap();
@@ -92,7 +92,7 @@ fn memory_comes_back_as_it_was() {
     // The guest's writes stay its own.
     guest.write_slice(b"mine", GuestAddress(40 << 20)).unwrap();
     assert_eq!(memory::digest(&file, &extents).unwrap(), digest);
-    assert!(matches!(memory::map(&file, 65 << 20, &extents), Err(TemplateError::MemoryLength { .. })));
+    assert!(matches!(memory::map(&file, 65 << 20, &extents, &[]), Err(TemplateError::MemoryLength { .. })));
 }
 
 #[test]
@@ -102,12 +102,29 @@ fn a_part_on_both_sides_of_the_hole_is_mapped_in_two() {
     file.set_len(size).unwrap();
     let hole = 3_u64 << 30;
     file.write_all_at(b"belowabove", hole - 5).unwrap();
-    let guest = memory::map(&file, size, &[Extent { start: hole - PAGE, length: 2 * PAGE }]).unwrap();
+    let part = [Extent { start: hole - PAGE, length: 2 * PAGE }];
+    let guest = memory::map(&file, size, &part, &[]).unwrap();
     let mut bytes = [0; 5];
     guest.read_slice(&mut bytes, GuestAddress(hole - 5)).unwrap();
     assert_eq!(&bytes, b"below");
     guest.read_slice(&mut bytes, GuestAddress(4 << 30)).unwrap();
     assert_eq!(&bytes, b"above");
+}
+
+#[test]
+fn what_is_written_is_a_copy_from_the_start() {
+    let file = tempfile();
+    let size = (3 << 30) + (1 << 20);
+    file.set_len(size).unwrap();
+    let hole = 3_u64 << 30;
+    let part = [Extent { start: hole - 2 * PAGE, length: 4 * PAGE }];
+    let written = [Extent { start: hole - PAGE, length: 2 * PAGE }];
+    let guest = memory::map(&file, size, &part, &written).unwrap();
+    // Others see what is put into the file.
+    file.write_all_at(&vec![b'x'; 4 << 12], hole - 2 * PAGE).unwrap();
+    let places = [hole - 2 * PAGE, hole - PAGE, 4 << 30, (4 << 30) + PAGE];
+    let bytes = places.map(|place| guest.read_obj::<u8>(GuestAddress(place)).unwrap());
+    assert_eq!(bytes, [b'x', 0, 0, b'x']);
 }
 
 fn tempfile() -> File {

@@ -119,6 +119,7 @@ impl Launch {
             blocks: Vec::new(),
             pmems: Vec::new(),
             channels: Vec::new(),
+            written: Vec::new(),
         };
         let memory = create_guest_memory(MEMORY_MIB).unwrap();
         Self { config, descriptors: vec![kvm(), memory, file(kernel), file(b"x")] }
