@@ -269,21 +269,25 @@ pub(crate) struct Part {
     pub offset: u64,
 }
 
+/// Where a part of `region` is, and how long; refused where it isn't within the region.
+fn range(region: &MmapRegion, place: u64, length: u64) -> io::Result<(*mut libc::c_void, usize)> {
+    let (Ok(place), Ok(length)) = (usize::try_from(place), usize::try_from(length)) else {
+        return Err(Errno::EOVERFLOW.into());
+    };
+    if place.checked_add(length).is_none_or(|end| end > region.size()) {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok((region.as_ptr().wrapping_add(place).cast(), length))
+}
+
 /// Maps a part of a file into `region`, which has just been mapped and nobody uses.
 ///
 /// # Errors
 /// When it doesn't fit into the region, or can't be mapped.
 #[expect(unsafe_code, reason = "mmap over a mapping of ours")]
 pub(crate) fn map_over(region: &MmapRegion, file: &File, part: Part, protection: i32, sharing: i32) -> io::Result<()> {
-    let (Ok(place), Ok(length), Ok(offset)) =
-        (usize::try_from(part.place), usize::try_from(part.length), libc::off_t::try_from(part.offset))
-    else {
-        return Err(Errno::EOVERFLOW.into());
-    };
-    if place.checked_add(length).is_none_or(|end| end > region.size()) {
-        return Err(Errno::EINVAL.into());
-    }
-    let address = region.as_ptr().wrapping_add(place).cast();
+    let offset = libc::off_t::try_from(part.offset).map_err(|_| Errno::EOVERFLOW)?;
+    let (address, length) = range(region, part.place, part.length)?;
     let flags = sharing | libc::MAP_FIXED | libc::MAP_NORESERVE;
     // SAFETY: the range lies within `region`, a mapping that belongs to it alone and that nothing refers into yet, and is
     // unmapped with it.
@@ -297,13 +301,7 @@ pub(crate) fn map_over(region: &MmapRegion, file: &File, part: Part, protection:
 /// When it isn't within the region, or the kernel can't (Linux before 5.14).
 #[expect(unsafe_code, reason = "madvise of a mapping of ours")]
 pub(crate) fn populate(region: &MmapRegion, place: u64, length: u64) -> io::Result<()> {
-    let (Ok(place), Ok(length)) = (usize::try_from(place), usize::try_from(length)) else {
-        return Err(Errno::EOVERFLOW.into());
-    };
-    if place.checked_add(length).is_none_or(|end| end > region.size()) {
-        return Err(Errno::EINVAL.into());
-    }
-    let address = region.as_ptr().wrapping_add(place).cast();
+    let (address, length) = range(region, place, length)?;
     // SAFETY: the range lies within `region`, which is mapped. The advice changes no content.
     let advised = unsafe { libc::madvise(address, length, libc::MADV_POPULATE_WRITE) };
     Ok(Errno::result(advised).map(drop)?)

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -155,9 +155,7 @@ fn digest(folder: &Path, mut file: File) -> io::Result<String> {
 fn remember(memory: &Path, digest: &str) -> io::Result<()> {
     let folder = memory.parent().unwrap_or(Path::new("."));
     files::create_folder(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(digest.as_bytes())?;
-    file.persist(memory).map(drop).map_err(|error| error.error)
+    files::replace(memory, digest.as_bytes())
 }
 
 fn hex(bytes: &[u8]) -> String {

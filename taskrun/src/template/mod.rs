@@ -12,8 +12,8 @@
 //! ```
 //!
 //! A template is found by a key over everything that it depends on ([`key::Inputs`]), so one that is outdated is never
-//! found. It appears in one rename when it is whole, is never changed but for the two notes, and may be removed at any time: who has opened it
-//! keeps it. A template that was damaged is told of, removed and made anew; where none can be had, the task boots.
+//! found. It appears in one rename when it is whole, is never changed but for the two notes, and may be removed at any time: who
+//! has opened it keeps it. A template that was damaged is told of, removed and made anew; where none can be had, the task boots.
 //!
 //! # Layout
 //! - [`key`]: what a template depends on. [`build`]: making one. [`verified`]: which ones need not be read again.

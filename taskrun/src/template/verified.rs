@@ -6,11 +6,11 @@
 //! system goes unnoticed.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::Template;
+use super::{Template, files};
 
 /// The record's name.
 const RECORD: &str = "verified";
@@ -40,7 +40,7 @@ pub fn ensure(folder: &Path, template: &Template) -> Result<(), Damage> {
     }
     vmm::template::verify(&template.state, &template.memory)?;
     // A record that can't be kept is made again.
-    let _ = keep(folder, &record);
+    let _ = files::replace(&folder.join(RECORD), record.as_bytes());
     Ok(())
 }
 
@@ -52,10 +52,4 @@ fn record(template: &Template) -> io::Result<String> {
         io::Result::Ok(format!("{} {} {} {times:?}\n", is.dev(), is.ino(), is.size()))
     };
     Ok(format!("{boot}{}{}", identity(&template.state)?, identity(&template.memory)?))
-}
-
-fn keep(folder: &Path, record: &str) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(record.as_bytes())?;
-    file.persist(folder.join(RECORD)).map(drop).map_err(|error| error.error)
 }

@@ -2,17 +2,17 @@
 //! since up to then all do the same.
 //!
 //! The first task of a template notes them, from what the host's kernel says of the VMM's memory (proc_pid_pagemap(5)); the VMMs
-//! of later tasks copy them before the guest runs, instead of in two faults each while it does. A note can't do harm: what is copied
-//! is what the guest would have had anyway, there are at most [`MOST`] bytes of it, and without one, guests start as well.
+//! of later tasks copy them before the guest runs, instead of in two faults each while it does. A wrong note
+//! costs a copy of at most [`MOST`] bytes and changes nothing that a guest sees; without one, guests start as well.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use vmm::template::extents::{Collector, Extent, PAGE, are_right};
 
-use super::WRITTEN;
+use super::{WRITTEN, files};
 
 /// The most that is copied, in bytes. A guest with one vCPU has written some 1.7 MiB.
 const MOST: u64 = 4 << 20;
@@ -46,9 +46,7 @@ pub(super) fn note(folder: &Path, vmm: u32, memory: &File) -> io::Result<()> {
     if extents.is_empty() || total(&extents) > MOST {
         return Ok(());
     }
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&serde_json::to_vec(&extents)?)?;
-    file.persist(folder.join(WRITTEN)).map(drop).map_err(|error| error.error)
+    files::replace(&folder.join(WRITTEN), &serde_json::to_vec(&extents)?)
 }
 
 fn total(extents: &[Extent]) -> u64 {

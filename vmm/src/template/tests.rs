@@ -97,10 +97,7 @@ fn memory_comes_back_as_it_was() {
 
 #[test]
 fn a_part_on_both_sides_of_the_hole_is_mapped_in_two() {
-    let file = tempfile();
-    let size = (3 << 30) + (1 << 20);
-    file.set_len(size).unwrap();
-    let hole = 3_u64 << 30;
+    let (file, size, hole) = file_over_the_hole();
     file.write_all_at(b"belowabove", hole - 5).unwrap();
     let part = [Extent { start: hole - PAGE, length: 2 * PAGE }];
     let guest = memory::map(&file, size, &part, &[]).unwrap();
@@ -113,10 +110,7 @@ fn a_part_on_both_sides_of_the_hole_is_mapped_in_two() {
 
 #[test]
 fn what_is_written_is_a_copy_from_the_start() {
-    let file = tempfile();
-    let size = (3 << 30) + (1 << 20);
-    file.set_len(size).unwrap();
-    let hole = 3_u64 << 30;
+    let (file, size, hole) = file_over_the_hole();
     let part = [Extent { start: hole - 2 * PAGE, length: 4 * PAGE }];
     let written = [Extent { start: hole - PAGE, length: 2 * PAGE }];
     let guest = memory::map(&file, size, &part, &written).unwrap();
@@ -125,6 +119,14 @@ fn what_is_written_is_a_copy_from_the_start() {
     let places = [hole - 2 * PAGE, hole - PAGE, 4 << 30, (4 << 30) + PAGE];
     let bytes = places.map(|place| guest.read_obj::<u8>(GuestAddress(place)).unwrap());
     assert_eq!(bytes, [b'x', 0, 0, b'x']);
+}
+
+/// An empty memory file that goes on above the hole, its size, and where the hole is in it.
+fn file_over_the_hole() -> (File, u64, u64) {
+    let (file, hole) = (tempfile(), 3 << 30);
+    let size = hole + (1 << 20);
+    file.set_len(size).unwrap();
+    (file, size, hole)
 }
 
 fn tempfile() -> File {
